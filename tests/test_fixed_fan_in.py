@@ -1,0 +1,223 @@
+"""The layer against a dense one with the same entries, in float64, on every backend that runs here."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import xmc_explore as xe
+from xmc_explore.layers import fixed_fan_in
+from xmc_explore.layers.fixed_fan_in import index_dtype, random_indices
+
+USABLE = [name for name, b in xe.backends().items() if b.usable and (not b.devices or "cpu" in b.devices)]
+SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (64, 96, 33, 8), (5, 17, 300, 17), (2, 8, 1, 3), (33, 100, 1000, 31), (0, 6, 4, 2)]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+def make(d, n_labels, k, dtype=torch.float64, backend="reference", seed=0):
+    g = torch.Generator().manual_seed(seed)
+    layer = xe.FixedFanIn(d, n_labels, k, backend=backend, generator=g, dtype=dtype)
+    with torch.no_grad():
+        layer.bias.uniform_(-1, 1, generator=g)
+    return layer
+
+
+def dense_result(layer, x, grad):
+    """Output and gradients of a dense float64 layer with the same entries."""
+    x = x.detach().double().requires_grad_()
+    weight = layer.to_dense().double().requires_grad_()
+    bias = layer.bias.detach().double().requires_grad_()
+    y = torch.nn.functional.linear(x, weight, bias)
+    y.backward(grad.double())
+    return y.detach(), x.grad, weight.grad.gather(1, layer.indices.long()), bias.grad
+
+
+def close(found, expected, dtype):
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_a_dense_layer_with_the_same_entries(backend, dtype, shape):
+    b, d, n_labels, k = shape
+    layer = make(d, n_labels, k, dtype, backend)
+    x = torch.randn(b, d, dtype=dtype, requires_grad=True)
+    grad = torch.randn(b, n_labels, dtype=dtype)
+    y = layer(x)
+    assert y.shape == (b, n_labels) and y.dtype == dtype
+    y.backward(grad)
+    expected = dense_result(layer, x, grad)
+    for found, want in zip((y.detach(), x.grad, layer.weight.grad, layer.bias.grad), expected, strict=True):
+        assert found.dtype == dtype
+        close(found, want, dtype)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_inputs_and_gradients_that_are_not_contiguous(backend):
+    layer = make(12, 20, 5, backend=backend)
+    x = torch.randn(12, 9, dtype=torch.float64).t().requires_grad_()
+    grad = torch.randn(40, 9, dtype=torch.float64).t()[:, ::2]
+    y = layer(x)
+    y.backward(grad)
+    for found, want in zip((y.detach(), x.grad, layer.weight.grad, layer.bias.grad), dense_result(layer, x, grad),
+                           strict=True):
+        close(found, want, torch.float64)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (2, 0)], ids=str)
+def test_any_leading_shape(backend, lead):
+    layer = make(6, 9, 3, backend=backend)
+    x = torch.randn(*lead, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.to_dense(), layer.bias))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_without_bias_and_with_int32_indices(backend):
+    indices = random_indices(7, 40_000, 3)
+    assert indices.dtype == torch.int32
+    weight = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 40_000, dtype=torch.float64, requires_grad=True)
+    y = fixed_fan_in(x, weight, indices, backend=backend)
+    y.sum().backward()
+    dense = torch.zeros(7, 40_000, dtype=torch.float64).scatter_(1, indices.long(), weight.detach())
+    torch.testing.assert_close(y.detach(), x.detach() @ dense.t())
+    torch.testing.assert_close(x.grad, dense.sum(0).expand(2, -1))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_gradcheck(backend):
+    layer = make(7, 11, 3, backend=backend)
+    x = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, w, b: fixed_fan_in(x, w, layer.indices, b, backend=backend), (x, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_only_the_gradients_that_are_needed(backend):
+    layer = make(7, 11, 3, backend=backend)
+    layer.weight.requires_grad_(False)
+    x = torch.randn(4, 7, dtype=torch.float64)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None and torch.equal(layer.bias.grad, torch.full((11,), 4.0, dtype=torch.float64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(d=st.integers(1, 40), n_labels=st.integers(1, 60), data=st.data())
+def test_indices_are_distinct_and_in_range(d, n_labels, data):
+    k = data.draw(st.integers(1, d))
+    indices = random_indices(n_labels, d, k, generator=torch.Generator().manual_seed(d))
+    assert all(len(set(row)) == k and 0 <= min(row) and max(row) < d for row in indices.tolist())
+
+
+def test_indices_are_drawn_uniformly():
+    counts = torch.bincount(random_indices(20_000, 10, 3, generator=torch.Generator().manual_seed(0)).flatten().long())
+    expected = 20_000 * 3 / 10
+    assert ((counts - expected).abs() < 5 * (expected * 0.7) ** 0.5).all()  # five standard deviations
+
+
+def test_two_backends_and_two_runs_agree_bit_for_bit_on_the_draw():
+    a, b = make(30, 50, 4, backend="reference"), make(30, 50, 4, backend="cpu")
+    assert torch.equal(a.indices, b.indices) and torch.equal(a.weight, b.weight)
+
+
+def test_two_threads_may_use_the_compiled_kernels_at_once():
+    from concurrent.futures import ThreadPoolExecutor
+
+    layer = make(64, 5000, 16, torch.float32, "cpu")
+    x = torch.randn(32, 64)
+    alone = layer(x)
+    with ThreadPoolExecutor(4) as pool:
+        for y in pool.map(layer, [x] * 16):
+            assert torch.equal(y, alone)
+
+
+def test_index_dtype_is_the_smallest_that_holds_the_width():
+    assert index_dtype(32768) == torch.int16 and index_dtype(32769) == torch.int32
+    layer = xe.FixedFanIn(32768, 2, 32768)
+    assert layer.indices.max() == 32767
+    x = torch.randn(2, 32768)
+    torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.to_dense(), layer.bias), rtol=1e-3,
+                               atol=1e-3)
+
+
+def test_no_dense_matrix_is_made():
+    """A layer whose dense twin would need 37 GiB trains a step in well under 1 GiB."""
+    import resource
+
+    layer = xe.FixedFanIn(100_000, 100_000, 4)
+    x = torch.randn(2, 100_000, requires_grad=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    layer(x).square().sum().backward()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB on Linux, bytes on macOS
+
+
+def test_state_dict_round_trip_and_deepcopy():
+    layer, other = make(9, 12, 4, seed=1), make(9, 12, 4, seed=2)
+    x = torch.randn(3, 9, dtype=torch.float64)
+    assert not torch.equal(layer(x), other(x))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x), other(x)) and torch.equal(layer(x), copy.deepcopy(layer)(x))
+    assert set(layer.state_dict()) == {"weight", "bias", "indices"}
+
+
+def test_autocast_casts_the_input_to_the_weights():
+    layer = make(9, 12, 4, torch.float32, "auto")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(2, 9).bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ((8, 4, 9), "fan_in=9 exceeds in_features=8"), ((0, 4, 1), "in_features must be at least 1"),
+    ((8, 0, 1), "out_features must be at least 1"), ((8, 4, 0), "fan_in must be at least 1"),
+])
+def test_impossible_sizes(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        xe.FixedFanIn(*arguments)
+
+
+def test_bad_input_says_what_is_wrong():
+    layer = make(8, 4, 3)
+    with pytest.raises(ValueError, match=r"reads 8 features; x has shape \[2, 7\]"):
+        layer(torch.randn(2, 7, dtype=torch.float64))
+    with pytest.raises(TypeError, match="float32, torch.float64"):
+        layer(torch.randn(2, 8))
+    with pytest.raises(TypeError, match="int16 or int32"):
+        fixed_fan_in(torch.randn(2, 8), torch.randn(4, 3), torch.zeros(4, 3).long())
+    with pytest.raises(ValueError, match=r"\[4, 3\] and \[4, 2\]"):
+        fixed_fan_in(torch.randn(2, 8), torch.randn(4, 3), torch.zeros(4, 2, dtype=torch.int16))
+    with pytest.raises(ValueError, match="one device"):
+        fixed_fan_in(torch.randn(2, 8, device="meta"), layer.weight, layer.indices)
+    with pytest.raises(ValueError, match=r"bias must be \[L\] = \[4\]"):
+        fixed_fan_in(torch.randn(2, 8).double(), layer.weight, layer.indices, torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("bad, words", [(8, "row 1 holds"), (-1, "must lie in 0..7"), (None, "must be distinct; row 1")])
+def test_indices_written_by_hand_are_checked_before_a_kernel_reads_them(backend, bad, words):
+    layer = make(8, 4, 3, backend=backend)
+    x = torch.randn(2, 8, dtype=torch.float64)
+    layer(x)
+    layer.indices[1, 0] = layer.indices[1, 1] if bad is None else bad
+    with pytest.raises(ValueError, match=words):
+        layer(x)
+
+
+def test_backends_are_listed_with_reasons_and_refused_in_words():
+    known = xe.backends()
+    assert known["reference"].usable and known["cpu"].usable
+    assert all(b.reason for b in known.values())
+    assert "reference" in repr(known)
+    with pytest.raises(ValueError, match="'nonsense' is not known"):
+        xe.FixedFanIn(8, 4, 2, backend="nonsense")
+    unusable = [n for n, b in known.items() if not b.usable]
+    for name in unusable:
+        with pytest.raises(RuntimeError, match="cannot be used here"):
+            xe.FixedFanIn(8, 4, 2, backend=name)
+    assert xe.FixedFanIn(8, 4, 2).extra_repr().startswith("in_features=8, out_features=4, fan_in=2")
+    assert np.isclose(xe.FixedFanIn(8, 4, 2).sparsity, 0.75)

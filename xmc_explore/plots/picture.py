@@ -1,0 +1,100 @@
+"""`Picture`: a figure with its caption, its table and its description, and how a notebook shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from .static import svg
+from .style import CONFIG
+
+ROWS = 50  # of a table on the page; `table` has them all
+
+# A figure is drawn in a grey that reads on any ground. On a page that knows its theme (JupyterLab, nbconvert) the text
+# of the figure before a caption takes the theme's own colour.
+_STYLE = """<style>
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-picture) .main-svg :not(.hoverlayer *) > text,
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-picture) .main-svg .legend:not(.hoverlayer *) text
+{ fill: var(--jp-ui-font-color1) !important; }
+.xmc-picture { max-width: 60em; }
+.xmc-picture th, .xmc-picture td { text-align: right; font-variant-numeric: tabular-nums; }
+.xmc-picture .xmc-scroll { max-height: 24em; overflow: auto; }
+</style>"""
+_UNSEEN = "position:absolute;width:1px;height:1px;margin:-1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plotly `figure`; a `caption` of one sentence with its numbers; the `table` of what is drawn; `alt`, in words.
+
+    In a notebook it shows the figure, the caption below it, and a table to unfold. The cell's output also holds the
+    figure as SVG, for wherever plotly's script does not run. `save(path)` writes that SVG.
+    """
+
+    figure: go.Figure
+    caption: str
+    table: pd.DataFrame = field(repr=False)
+    alt: str = field(repr=False)
+
+    @property
+    def title(self) -> str:
+        return self.figure.layout.title.text
+
+    def svg(self) -> str:
+        """The figure as a static SVG element, labelled with `alt`."""
+        return svg(self.figure, self.alt)
+
+    def bundle(self) -> dict[str, Any]:
+        """The figure by MIME type, as plotly's renderer (PLOTLY_RENDERER) gives it and, where that is no page, as SVG.
+
+        Empty outside a notebook, where plotly opens a browser window instead.
+        """
+        bundle = self.figure._repr_mimebundle_(config=CONFIG)
+        if "text/html" in bundle:
+            bundle["text/html"] = f'<div role="img" aria-label="{escape(self.alt)}">{bundle["text/html"]}</div>'
+        elif bundle:
+            bundle["image/svg+xml"] = self.svg()
+        return bundle and bundle | {"text/plain": self.alt}
+
+    def html(self) -> str:
+        """The description (unseen, for screen readers), the caption, and the table, folded away."""
+        return (f'<div class="xmc-picture">{_STYLE}<p style="{_UNSEEN}">{escape(self.alt)}</p>'
+                f"<p>{escape(self.caption)}</p>"
+                f'<details><summary>Show as table</summary><div class="xmc-scroll" tabindex="0" role="region" '
+                f'aria-label="{escape(self.title)}: table">{_html_table(self.table, self.title)}</div></details></div>')
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import HTML, display
+
+        if bundle := self.bundle():
+            display(bundle, raw=True)
+            display(HTML(self.html()))
+        else:
+            self.figure.show(config=CONFIG)
+            print(self.caption)
+
+
+def _html_table(table: pd.DataFrame, title: str) -> str:
+    """A table whose header cells say what they head, evenly thinned to `ROWS` rows."""
+    chosen = np.unique(np.linspace(0, len(table) - 1, min(len(table), ROWS)).round().astype(int)) if len(table) else []
+    note = f": {len(chosen)} of {len(table):,} rows, evenly spaced" if len(chosen) < len(table) else ""
+    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in table.columns)
+    rows = []
+    for row in table.iloc[chosen].itertuples(index=False, name=None):
+        first, *rest = map(_cell, row)
+        rows.append(f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>')
+    return (f"<table><caption>{escape(title)}{note}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(rows)}</tbody></table>")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return escape(value)
+    if pd.isna(value):
+        return "\N{EN DASH}"
+    return f"{value:,}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.5g}"

@@ -1,0 +1,56 @@
+"""The two scores of a rewire: what to drop, what to grow.
+
+SET (Mocanu et al., 2018) drops by `magnitude` and grows by `uniform`; RigL (Evci et al., 2020) drops by `magnitude`
+and grows by `gradient`. A score of your own is a function with the same signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..layers import FixedFanIn
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a grow score may look at: the layer, the labels `rows` [n] in question, and the last training batch.
+
+    `x` [B, D] is the layer's input and `grad` [B, L] the gradient of the loss with respect to its output; both are
+    there only for a score with the attribute `needs_batch = True`, and None for others.
+    """
+
+    layer: FixedFanIn
+    rows: Tensor
+    generator: torch.Generator
+    x: Tensor | None = None
+    grad: Tensor | None = None
+
+
+DropScore = Callable[[FixedFanIn], Tensor]
+GrowScore = Callable[[Candidates], Tensor]
+
+
+def magnitude(layer: FixedFanIn) -> Tensor:
+    """|weight| [L, K]: the connections that matter least go first."""
+    return layer.weight.abs()
+
+
+def uniform(candidates: Candidates) -> Tensor:
+    """A random number for each connection, [n, D]: the highest of them are a fair draw (SET)."""
+    layer, rows = candidates.layer, candidates.rows
+    return torch.rand((len(rows), layer.in_features), generator=candidates.generator, device=rows.device)
+
+
+def gradient(candidates: Candidates) -> Tensor:
+    """|dLoss/dW| [n, D] of the dense matrix that these rows belong to, on the last batch (RigL)."""
+    return (candidates.grad[:, candidates.rows].t() @ candidates.x).abs()
+
+
+gradient.needs_batch = True
+
+DROP_SCORES: dict[str, DropScore] = {"magnitude": magnitude}
+GROW_SCORES: dict[str, GrowScore] = {"random": uniform, "gradient": gradient}

@@ -1,0 +1,283 @@
+"""`Trace`: the record of a run, a folder that survives a killed kernel.
+
+    run.json            recipe, seed, versions, corpus (name, fingerprint, sizes); written first
+    labels.json         label names and training frequencies
+    events.jsonl        one JSON object a line, appended as the run goes: kind "step", "eval", "rewire", "change", "end"
+    connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed
+
+Events are appended and flushed; every other file is written beside its place and then renamed. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .corpora import Corpus, LabelBins, label_bins
+from .recipe import Recipe
+
+FORMAT = 1
+FLUSH_SECONDS = 1.0
+MAX_NAMES = 200_000  # more label names than this are not copied into a trace
+
+
+class TraceError(ValueError):
+    """A folder that is no trace, or a trace that is damaged; the message names the file and line."""
+
+
+class TraceWriter:
+    """Appends to a trace folder. `events` holds in memory what the file holds, for whoever watches the run.
+
+    Raises FileExistsError if the folder already holds a trace: a run never overwrites another.
+    """
+
+    def __init__(self, folder: str | Path | None, corpus: Corpus, recipe: Recipe, steps: int):
+        self._temporary = tempfile.TemporaryDirectory(prefix="xmc-trace-") if folder is None else None
+        self.folder = Path(self._temporary.name if folder is None else folder)
+        if (self.folder / "run.json").exists():
+            raise FileExistsError(f"{self.folder} already holds a trace; choose another folder, or delete that one")
+        (self.folder / "connectivity").mkdir(parents=True, exist_ok=True)
+        self.header = {
+            "format": FORMAT, "recipe": json.loads(recipe.to_json()), "steps": steps, "versions": _versions(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint, "n_train": len(corpus.train),
+                       "n_test": len(corpus.test), "n_labels": corpus.n_labels, "propensity": corpus.propensity},
+        }
+        names = corpus.label_names if corpus.n_labels <= MAX_NAMES else None
+        self.labels = {"names": names, "frequency": corpus.label_frequency.tolist()}
+        _write_json(self.folder / "labels.json", self.labels)
+        _write_json(self.folder / "run.json", self.header)
+        self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.frames: list[dict[str, Any]] = []
+        self._file = open(self.folder / "events.jsonl", "a", encoding="utf-8")
+        self._flushed = time.monotonic()
+
+    def log(self, kind: str, **fields: Any) -> None:
+        """Append one event. Numbers that are not finite become null, as JSON has no others."""
+        event = {"kind": kind, **fields}
+        self._file.write(json.dumps(_plain(event)) + "\n")
+        self.events[kind].append(event)
+        now = time.monotonic()
+        if kind != "step" or now - self._flushed > FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = now
+
+    def log_connectivity(self, step: int, **arrays: np.ndarray) -> int:
+        """Store a frame: `indices` [L, K] for the first, `slots` and `new` of a rewire after that. Returns its number."""
+        number = len(self.frames)
+        path = self.folder / "connectivity" / f"{number:05d}.npz"
+        beside = path.with_suffix(".tmp")
+        with open(beside, "wb") as file:
+            np.savez_compressed(file, step=np.int64(step), **arrays)
+        os.replace(beside, path)
+        self.frames.append({"step": step, **arrays})
+        return number
+
+    def close(self, status: str, **fields: Any) -> None:
+        """Append the last event: how the run ended."""
+        if not self._file.closed:
+            self.log("end", status=status, **fields)
+            self._file.close()
+
+
+class Trace:
+    """A recorded run: `Trace(folder)` loads one, whole or cut short.
+
+    `recipe`, `steps`, `status` ("finished", "interrupted", "failed", or "running or killed"), `notes` (what is missing,
+    in words), `table(kind)`, `history(name)`, `metrics(split)`, `frames`, `connectivity(frame)`, `bins()`.
+    Raises TraceError, naming the file and line, for a folder that is no trace or whose content is damaged.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.header = _read_json(self.folder / "run.json", f"{self.folder} is not a trace: it has no run.json")
+        if self.header.get("format") != FORMAT:
+            raise TraceError(f"{self.folder / 'run.json'}: trace format {self.header.get('format')!r}, this version "
+                             f"reads {FORMAT}")
+        self.notes: list[str] = []
+        try:
+            self.recipe = Recipe.from_json(json.dumps(self.header["recipe"]))
+            self.label_frequency = np.asarray(self._labels()["frequency"], dtype=np.int64)
+        except (KeyError, ValueError) as error:
+            raise TraceError(f"{self.folder}: {error}") from None
+        self.events = self._read_events()
+        self._frames = self._read_frames()
+        self._at, self._indices = -1, None
+
+    @classmethod
+    def of(cls, writer: TraceWriter) -> Trace:
+        """The trace that a writer has written so far; a temporary folder lives as long as the trace does."""
+        writer._file.closed or writer._file.flush()
+        trace = cls(writer.folder)
+        trace._keep_alive = writer._temporary
+        return trace
+
+    # --- what is in it
+
+    @property
+    def status(self) -> str:
+        return self.events["end"][-1]["status"] if self.events["end"] else "running or killed"
+
+    @property
+    def steps(self) -> int:
+        """How many steps were recorded."""
+        return self.events["step"][-1]["step"] if self.events["step"] else 0
+
+    @property
+    def label_names(self) -> list[str]:
+        names = self._labels()["names"]
+        return [f"label {i}" for i in range(len(self.label_frequency))] if names is None else names
+
+    def bins(self, edges: tuple[float, float] = (0.5, 0.8)) -> LabelBins:
+        return label_bins(self.label_frequency, edges)
+
+    def table(self, kind: str):
+        """All events of a kind as a pandas DataFrame; evaluations have one column a metric."""
+        import pandas as pd
+
+        rows = [{**{k: v for k, v in e.items() if k not in ("kind", "metrics")}, **e.get("metrics", {})}
+                for e in self.events[kind]]
+        return pd.DataFrame(rows)
+
+    def history(self, name: str, split: str = "test") -> tuple[np.ndarray, np.ndarray]:
+        """(steps, values) of one quantity: a field of the steps ("loss", "grad/first"), a metric ("P@1"), or "churn".
+
+        Raises KeyError listing what there is.
+        """
+        for kind in ("step", "rewire"):
+            if any(name in e for e in self.events[kind]):
+                found = [(e["step"], e[name]) for e in self.events[kind] if e.get(name) is not None]
+                return np.array([s for s, _ in found]), np.array([v for _, v in found], dtype=float)
+        found = [(e["step"], e["metrics"].get(name)) for e in self.events["eval"] if e["split"] == split]
+        found = [(s, math.nan if v is None else v) for s, v in found if name in self.events["eval"][0]["metrics"]]
+        if not found:
+            known = sorted({k for e in self.events["step"][:1] + self.events["rewire"][:1] for k in e}
+                           | {k for e in self.events["eval"][:1] for k in e["metrics"]})
+            raise KeyError(f"{name!r} is not recorded for {split!r}; there is {', '.join(known)}")
+        return np.array([s for s, _ in found]), np.array([v for _, v in found], dtype=float)
+
+    def metrics(self, split: str = "test") -> dict[str, float]:
+        """The last evaluation on a split: {"P@1": ..., "PSP@5": ..., "recall@5/tail": ...} in percent."""
+        found = [e for e in self.events["eval"] if e["split"] == split]
+        if not found:
+            raise KeyError(f"no evaluation on {split!r} was recorded ({self.status}, {self.steps} steps)")
+        return {k: math.nan if v is None else v for k, v in found[-1]["metrics"].items()}
+
+    # --- connectivity
+
+    @property
+    def frames(self) -> list[int]:
+        """The steps at which connectivity was recorded: the start, then every rewire."""
+        return [int(f["step"]) for f in self._frames]
+
+    def connectivity(self, frame: int = -1) -> np.ndarray:
+        """Indices [L, K] as they were at a frame (a position in `frames`). Raises IndexError if there is none."""
+        n = len(self._frames)
+        if not -n <= frame < n:
+            raise IndexError(f"frame {frame} of {n}: this run recorded connectivity {n} times"
+                             + ("" if n else " (its output layer is not sparse)"))
+        frame %= n
+        if self._indices is None or frame < self._at:
+            self._at, self._indices = 0, self._frames[0]["indices"].copy()
+        flat = self._indices.reshape(-1)
+        for number in range(self._at + 1, frame + 1):
+            flat[self._frames[number]["slots"]] = self._frames[number]["new"]
+        self._at = frame
+        return self._indices.copy()
+
+    def changed(self, frame: int) -> np.ndarray:
+        """The flat slots [n] that the rewire at a frame replaced; empty for the first frame."""
+        return self._frames[frame].get("slots", np.empty(0, np.int64))
+
+    # --- reading
+
+    def _labels(self) -> dict[str, Any]:
+        return _read_json(self.folder / "labels.json", f"{self.folder / 'labels.json'} is missing")
+
+    def _read_events(self) -> dict[str, list[dict[str, Any]]]:
+        events: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        path = self.folder / "events.jsonl"
+        if not path.exists():
+            self.notes.append("events.jsonl is missing: the run was stopped before its first step")
+            return events
+        lines = path.read_bytes().split(b"\n")
+        if lines[-1]:  # a run that ends well ends its last line
+            self.notes.append(f"{path.name}: line {len(lines)} is cut short: the run was killed while writing it")
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                event = json.loads(line)
+                events[event["kind"]].append(event)
+            except (ValueError, TypeError, KeyError) as error:
+                raise TraceError(f"{path}, line {number}: not an event ({error})") from None
+        return events
+
+    def _read_frames(self) -> list[dict[str, np.ndarray]]:
+        frames = []
+        for path in sorted((self.folder / "connectivity").glob("*.npz")):
+            if path.stem != f"{len(frames):05d}":
+                self.notes.append(f"connectivity/{len(frames):05d}.npz is missing: later frames cannot be rebuilt")
+                break
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    frames.append({k: stored[k] for k in stored.files})
+            except Exception as error:
+                raise TraceError(f"{path}: not a frame of connectivity ({error})") from None
+        return frames
+
+    def __repr__(self) -> str:
+        c, r = self.header["corpus"], self.recipe
+        lines = [f"Trace {self.folder.name!r}: {self.status}, {self.steps:,} of {self.header['steps']:,} steps on "
+                 f"{c['name']!r} ({c['n_labels']:,} labels), output {r.output}, seed {r.seed}"]
+        if self.events["eval"]:
+            m = self.metrics(self.events["eval"][-1]["split"])
+            shown = [k for k in ("P@1", "PSP@5", "recall@5/head", "recall@5/torso", "recall@5/tail") if k in m]
+            lines.append("  " + ", ".join(f"{k} {m[k]:.1f}" for k in shown))
+        if len(self._frames) > 1:
+            lines.append(f"  {len(self._frames) - 1} rewires")
+        return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (float, np.floating)):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
+
+
+def _write_json(path: Path, value: Any) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TraceError(if_missing) from None
+    except ValueError as error:
+        raise TraceError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise TraceError(f"{path}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    from . import __version__
+
+    return {"xmc_explore": __version__, "torch": torch.__version__, "numpy": np.__version__,
+            "python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}

@@ -1,0 +1,285 @@
+"""One step, and a run: `train` drives a `Run` to its end, the laboratory drives one from its controls."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from . import memory
+from .auxiliary import label_clusters
+from .corpora import Corpus
+from .encoders import Documents
+from .layers import FixedFanIn
+from .metrics import Evaluator
+from .model import LOSSES, Classifier
+from .probes import gradient_norms
+from .recipe import LIVE, Recipe
+from .sparsity import Rewirer
+from .trace import Trace, TraceWriter
+
+SCORE_ELEMENTS = 1 << 25  # scores held at once during an evaluation: 128 MiB in float32
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says at which step, why, and what to change."""
+
+
+def train(corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None, out: str | Path | None = None,
+          device: str | torch.device | None = None, progress: bool = True) -> Trace:
+    """Train a classifier and return its trace.
+
+    `steps` defaults to the recipe's epochs. `out` is the folder of the trace; without one it is a temporary folder that
+    lives as long as the returned trace. `device` defaults to CUDA where there is one, else the CPU.
+    An interrupt (Ctrl-C, or the kernel's stop button) ends the run early; the trace is returned with status
+    "interrupted" and loads like any other. Raises TrainingError if the loss is not finite.
+    """
+    run = Run(corpus, recipe or Recipe(), steps=steps, out=out, device=device)
+    with tqdm(total=run.steps, desc="training", unit="step", disable=not progress) as bar:
+        try:
+            while not run.finished:
+                record = run.step()
+                bar.update()
+                if run.step_number % 10 == 0 or run.finished:
+                    bar.set_postfix(_summary(record, run.last_metrics), refresh=False)
+            run.evaluate(final=True)
+            bar.set_postfix(_summary(record, run.last_metrics))
+            run.close("finished")
+        except KeyboardInterrupt:
+            run.close("interrupted")
+        except BaseException as error:
+            run.close("failed", error=str(error))
+            raise
+    return Trace.of(run.trace)
+
+
+def _summary(record: dict[str, float], metrics: dict[str, float]) -> dict[str, str]:
+    shown = {"loss": f"{record['loss']:.2f}", "grad": f"{record['grad']:.2g}"}
+    return shown | {k: f"{metrics[k]:.1f}" for k in ("P@1", "PSP@5", "recall@5/tail") if k in metrics}
+
+
+class Run:
+    """A model in training on a corpus: call `step()` until `finished`; `change()` turns live knobs in between.
+
+    Everything random comes from the recipe's seed through generators of its own: the same recipe on the same machine
+    gives the same run, and leaves the random state of the process alone.
+    """
+
+    def __init__(self, corpus: Corpus, recipe: Recipe, *, steps: int | None = None, out: str | Path | None = None,
+                 device: str | torch.device | None = None):
+        self.corpus, self.recipe = corpus, recipe
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.batch_size = min(recipe.batch_size, len(corpus.train))
+        self.batches_per_epoch = math.ceil(len(corpus.train) / self.batch_size)
+        self.steps = recipe.epochs * self.batches_per_epoch if steps is None else steps
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        self.model = Classifier(corpus, recipe).to(self.device)
+        self.documents: dict[str, Documents] = {
+            "train": self.model.encoder.documents(corpus.train), "test": self.model.encoder.documents(corpus.test)}
+        self.evaluator = Evaluator.for_corpus(corpus)
+        self.optimizers = _optimizers(self.model, recipe)
+        self._base_lr = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self._cluster_labels: csr_array | None = None  # [N, C], made when the auxiliary objective first needs it
+        self.rewirer = self._new_rewirer() if isinstance(self.model.output, FixedFanIn) else None
+        self.step_number = 0
+        self.last_metrics: dict[str, float] = {}
+        self.trace = TraceWriter(out, corpus, recipe, self.steps)
+        if self.rewirer is not None:
+            self.trace.log_connectivity(0, indices=self.model.output.indices.cpu().numpy().copy())
+
+    # --- one step
+
+    def step(self) -> dict[str, Any]:
+        """Train on one batch, rewire if it is due, evaluate if it is due; returns what was recorded of the step."""
+        started = time.perf_counter()
+        recipe, number = self.recipe, self.step_number + 1
+        weight = self.auxiliary_weight(number)
+        if weight > 0 and self.model.auxiliary is None:
+            self._add_auxiliary()
+        self._set_learning_rates(number)
+        self.model.train()
+        rows = self.batch_rows(number)
+        batch = self.documents["train"].batch(rows, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.autocast == "bfloat16"):
+            outputs = self.model(batch, with_clusters=weight > 0)
+        loss_of = LOSSES[recipe.loss]
+        main = loss_of(outputs.logits.float(), *self._positives(self.corpus.train.labels, rows))
+        total, auxiliary = main, None
+        if weight > 0:
+            auxiliary = loss_of(outputs.clusters.float(), *self._positives(self._cluster_labels, rows))
+            total = (1 - weight) * main + weight * auxiliary
+        if not torch.isfinite(total):
+            raise TrainingError(f"the loss is {float(total.detach())} at step {number}: the run has diverged; lower "
+                                f"the learning rates (output_lr={recipe.output_lr}, encoder_lr={recipe.encoder_lr}, "
+                                f"lr_factor={recipe.lr_factor}) or lengthen the warm-up (warmup={recipe.warmup})")
+        total.backward()
+        norms = gradient_norms(self.model.encoder)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        output_bytes = memory.measured(self.model.output, self.optimizers) if number == 1 else None
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step_number = number
+        record = {"step": number, "loss": float(total.detach()), "main": float(main.detach()),
+                  "auxiliary": None if auxiliary is None else float(auxiliary.detach()), "aux_weight": weight,
+                  "lr": self.learning_rate_factor(number), "grad": norms.pop("all"),
+                  **{f"grad/{name}": norm for name, norm in norms.items()},
+                  "seconds": time.perf_counter() - started}
+        if output_bytes is not None:
+            record["output_bytes"] = output_bytes
+        self.trace.log("step", **record)
+        if self.rewirer is not None:
+            self._rewire()
+        if self._evaluation_due():
+            self.evaluate()
+        return record
+
+    def _rewire(self) -> None:
+        event = self.rewirer.step()
+        if event is not None:
+            frame = self.trace.log_connectivity(event.step, slots=event.slots.cpu().numpy().astype(np.int32),
+                                                new=event.new.cpu().numpy())
+            self.trace.log("rewire", step=event.step, frame=frame, churn=event.churn)
+
+    def batch_rows(self, number: int) -> np.ndarray:
+        """The training documents of a step: a function of the seed alone, whatever else the recipe says."""
+        epoch, batch = divmod(number - 1, self.batches_per_epoch)
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.corpus.train))
+        return np.sort(order[batch * self.batch_size:(batch + 1) * self.batch_size])
+
+    def _positives(self, labels: csr_array, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(row in the batch, column) of every positive pair."""
+        part = labels[rows]
+        row = np.repeat(np.arange(len(rows)), np.diff(part.indptr))
+        return torch.from_numpy(row).to(self.device), torch.from_numpy(part.indices.astype(np.int64)).to(self.device)
+
+    @property
+    def finished(self) -> bool:
+        return self.step_number >= self.steps
+
+    # --- schedules
+
+    def learning_rate_factor(self, number: int) -> float:
+        """What multiplies every learning rate at a step: linear warm-up, then a cosine to zero, times `lr_factor`."""
+        warmup = min(self.recipe.warmup, self.steps // 2)
+        factor = self.recipe.lr_factor
+        if number <= warmup:
+            return factor * number / warmup
+        if self.recipe.lr_schedule == "constant":
+            return factor
+        return factor * 0.5 * (1 + math.cos(math.pi * (number - warmup) / (self.steps - warmup + 1)))
+
+    def auxiliary_weight(self, number: int) -> float:
+        """w of total = (1 - w) main + w aux: a cosine from `aux_weight` to 0 at the cut-off (SPARTEX, section 3)."""
+        cutoff = self.recipe.aux_cutoff * self.steps
+        if number > cutoff:
+            return 0.0
+        return self.recipe.aux_weight * 0.5 * (1 + math.cos(math.pi * (number - 1) / cutoff))
+
+    def _set_learning_rates(self, number: int) -> None:
+        factor = self.learning_rate_factor(number)
+        for optimizer, base in zip(self.optimizers, self._base_lr, strict=True):
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * factor
+
+    # --- live changes
+
+    def change(self, **options: Any) -> None:
+        """Turn live knobs: the options take effect with the next step and are recorded in the trace.
+
+        Raises ValueError for an option that needs a new model (reset for that), or a value that cannot be.
+        """
+        fixed = [name for name in options if name not in LIVE]
+        if fixed:
+            raise ValueError(f"{', '.join(fixed)} cannot change during a run; live options are {', '.join(LIVE)}")
+        self.recipe = self.recipe.replace(**options)
+        if self.rewirer is not None:
+            recipe = self.recipe
+            self.rewirer.interval = recipe.rewire_interval or self.steps + 1
+            self.rewirer.fraction, self.rewirer.threshold = recipe.rewire_fraction, recipe.rewire_threshold
+            self.rewirer.end, self.rewirer.grow = int(recipe.rewire_end * self.steps), recipe.growth_mode
+        self.trace.log("change", step=self.step_number, options=options)
+
+    def _new_rewirer(self) -> Rewirer:
+        r = self.recipe
+        owner = next(o for o in self.optimizers if any(p is self.model.output.weight for g in o.param_groups
+                                                       for p in g["params"]))
+        return Rewirer(self.model.output, owner, grow=r.growth_mode, interval=r.rewire_interval or self.steps + 1,
+                       fraction=r.rewire_fraction, threshold=r.rewire_threshold, mode=r.prune_mode,
+                       schedule=r.rewire_schedule, end=int(r.rewire_end * self.steps), init=r.init_mode,
+                       reset_moments=r.reset_moments, seed=r.seed)
+
+    def _add_auxiliary(self) -> None:
+        clusters = label_clusters(self.corpus, self.recipe)
+        n, c = self.corpus.n_labels, self.recipe.aux_clusters
+        member = csr_array((np.ones(n, np.float32), (np.arange(n), clusters)), shape=(n, c))
+        self._cluster_labels = (self.corpus.train.labels @ member).tocsr()
+        self.model.add_auxiliary(c).to(self.device)
+        optimizer = _optimizer(self.recipe.encoder_optimizer, self.recipe)
+        self.optimizers.append(optimizer([{"params": list(self.model.auxiliary.parameters())}], lr=self.recipe.aux_lr))
+        self._base_lr.append([self.recipe.aux_lr])
+
+    # --- evaluation
+
+    def _evaluation_due(self) -> bool:
+        every = self.recipe.eval_interval or max(1, self.steps // 10)
+        return self.step_number % every == 0 and not self.finished
+
+    @torch.no_grad()
+    def evaluate(self, final: bool = False) -> dict[str, float]:
+        """Metrics on the test split, recorded in the trace: on `eval_documents` of them, on all if `final`."""
+        n, limit = len(self.corpus.test), self.recipe.eval_documents
+        chosen = np.arange(n)
+        if limit and not final and limit < n:
+            chosen = np.sort(np.random.default_rng([self.recipe.seed, 7]).permutation(n)[:limit])
+        self.model.eval()
+        self.evaluator.reset()
+        split = self.corpus.test
+        size = max(1, min(256, SCORE_ELEMENTS // self.corpus.n_labels))
+        for start in range(0, len(chosen), size):
+            rows = chosen[start:start + size]
+            scores = self.model(self.documents["test"].batch(rows, self.device)).logits
+            excluded = None if split.excluded is None else split.excluded[rows]
+            self.evaluator.update(scores, split.labels[rows], excluded)
+        self.last_metrics = self.evaluator.compute()
+        self.trace.log("eval", step=self.step_number, split="test", final=final, metrics=self.last_metrics)
+        return self.last_metrics
+
+    def close(self, status: str, **fields: Any) -> None:
+        """End the record of this run."""
+        self.trace.close(status, step=self.step_number, **fields)
+
+
+def _optimizer(name: str, recipe: Recipe):
+    """A torch optimizer by name, as a function of its parameter groups."""
+    if name == "sgd":
+        return lambda groups, **options: torch.optim.SGD(groups, momentum=recipe.momentum, **options)
+    cls = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[name]
+    return lambda groups, **options: cls(groups, fused=True, **options)
+
+
+def _optimizers(model: Classifier, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """One optimizer for each part of the model; an embedding table with row gradients takes SparseAdam."""
+    table = getattr(model.encoder, "embedding", None)
+    table = [table.weight] if isinstance(table, nn.EmbeddingBag) else []
+    encoder = [p for p in model.encoder.parameters() if not any(p is t for t in table)]
+    found = []
+    if table:
+        found.append(torch.optim.SparseAdam(table, lr=recipe.encoder_lr))
+    if encoder:
+        found.append(_optimizer(recipe.encoder_optimizer, recipe)(
+            encoder, lr=recipe.encoder_lr, weight_decay=recipe.encoder_weight_decay))
+    if model.intermediate is not None:
+        found.append(_optimizer(recipe.encoder_optimizer, recipe)(
+            model.intermediate.parameters(), lr=recipe.intermediate_lr, weight_decay=recipe.encoder_weight_decay))
+    found.append(_optimizer(recipe.output_optimizer, recipe)(
+        model.output.parameters(), lr=recipe.output_lr, weight_decay=recipe.output_weight_decay))
+    return found

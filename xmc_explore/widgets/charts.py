@@ -1,0 +1,108 @@
+"""The curves of a live run: loss, gradient norm and metrics over steps, in one figure that is changed in place."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ..corpora import BIN_NAMES
+from ..plots.style import AUXILIARY, BINS, CONFIG, INK, TEMPLATE, Look
+from .engine import Snapshot
+
+MOST_POINTS = 500
+HEIGHT = 424  # pixels; lab.css has the same
+ALL = Look(INK, "solid", "circle")
+
+
+class Line(NamedTuple):
+    """One curve: `field` of the events of a kind, drawn in a panel (row, column) with the look of `name`."""
+
+    name: str
+    kind: str
+    field: str
+    panel: tuple[int, int]
+
+
+LINES = (
+    Line("all labels", "step", "main", (1, 1)),
+    Line("auxiliary", "step", "auxiliary", (1, 1)),
+    Line("all labels", "step", "grad", (2, 1)),
+    *(Line(name, "eval", f"{metric}{part}", (row, 2)) for row, metric in ((1, "P@1"), (2, "recall@5"))
+      for name, part in (("all labels", ""), *((name, f"/{name}") for name in BIN_NAMES))),
+)
+TITLES = ("loss", "P@1 and its parts, %", "gradient norm of the encoder", "recall@5, %")  # row by row
+LOOKS = {"all labels": ALL, "auxiliary": AUXILIARY, **BINS}
+
+
+class Figure(go.FigureWidget):
+    """A FigureWidget that one thread may draw while another hears from the browser.
+
+    A message from the browser holds back what others send on this widget until it is dealt with, and would swallow an
+    update that falls in between. So both take the same lock.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._painting = threading.RLock()
+        super().__init__(*args, **kwargs)
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        with self._painting:
+            super().set_state(sync_data)
+
+
+class Charts:
+    """`figure` shows what `draw(snapshot)` was last given; only curves that grew are sent."""
+
+    def __init__(self):
+        figure = make_subplots(rows=2, cols=2, shared_xaxes="all", horizontal_spacing=0.12, vertical_spacing=0.16,
+                               subplot_titles=TITLES)
+        first = set()
+        for line in LINES:
+            look = LOOKS[line.name]
+            figure.add_trace(go.Scatter(
+                x=[], y=[], name=line.name, legendgroup=line.name, showlegend=line.name not in first,
+                mode="lines" if line.kind == "step" else "lines+markers",
+                line=dict(color=look.color, dash=look.dash, width=1 if line.kind == "step" else 2),
+                marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
+            first.add(line.name)
+        figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
+                             margin=dict(l=44, r=8, t=64, b=40), hovermode="x unified",
+                             legend=dict(x=0, xanchor="left", y=1.12, yanchor="bottom", font_size=13))
+        figure.update_annotations(font_size=13, font_color=INK)
+        figure.update_xaxes(nticks=5, rangemode="tozero")
+        figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), row=2)
+        figure.update_yaxes(nticks=5)
+        figure.update_yaxes(rangemode="tozero", col=2)
+        figure.update_yaxes(type="log", exponentformat="power", col=1)
+        self.figure = Figure(figure)
+        self.figure._config = self.figure._config | CONFIG | {"displayModeBar": False}
+        self._drawn: tuple[int, dict[str, int]] = (0, {})  # run, and how many events of each kind are on the screen
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Bring the curves up to date."""
+        lengths = {"step": snapshot.step, "eval": snapshot.evaluations}
+        run, drawn = self._drawn
+        with self.figure._painting, self.figure.batch_update():
+            for line, curve in zip(LINES, self.figure.data, strict=True):
+                if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
+                    events = snapshot.events.get(line.kind, [])[:lengths[line.kind]]
+                    curve.x, curve.y = points(events, line.field)
+        self._drawn = snapshot.run, lengths
+
+
+def points(events: list[dict[str, Any]], field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a field: every event up to `MOST_POINTS`, then every 2nd, 4th, ..., and always the last."""
+    stride = 1
+    while len(events) > stride * MOST_POINTS:
+        stride *= 2  # powers of two: a point that is on the screen stays or goes, but never moves
+    kept = events[::stride]
+    if events and (len(events) - 1) % stride:
+        kept = [*kept, events[-1]]
+    found = [(e["step"], e.get("metrics", e).get(field)) for e in kept]
+    found = [(step, math.nan if value is None else value) for step, value in found]
+    return (np.array([step for step, _ in found], np.int32), np.array([value for _, value in found], np.float64))

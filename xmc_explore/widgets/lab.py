@@ -1,0 +1,291 @@
+"""`Lab`: a run that is played, paused, stepped and changed while it is watched."""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as W
+from IPython import get_ipython
+from IPython.display import display
+
+from ..corpora import Corpus
+from ..recipe import Recipe
+from ..trace import Trace
+from .canvas import Canvas, Picture
+from .charts import Charts
+from .engine import ENDED, Engine, Snapshot
+
+FRAMES_PER_SECOND = 12
+BLIND_SECONDS = 1.0  # between two paints while no browser answers
+NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
+              "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
+
+# option, label, values, and how a value is said
+KNOBS = (
+    ("lr_factor", "learning rates, times", (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.4, 2, 3, 4, 5, 7, 10), "{:g}".format),
+    ("rewire_interval", "rewire every", (0, 5, 10, 20, 50, 100, 200, 500, 1000),
+     lambda v: f"{v} steps" if v else "never"),
+    ("rewire_fraction", "share that is rewired", (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), "{:.0%}".format),
+    ("aux_weight", "auxiliary weight", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+     lambda v: f"{v:g}" if v else "none"),
+    ("aux_cutoff", "auxiliary ends at", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+     lambda v: f"{v:.0%} of run"),
+)
+BUTTONS = (
+    ("Play", "Train until the end, or until Pause"),
+    ("Pause", "Stop after the step that is being taken"),
+    ("Step", "Train on one batch"),
+    ("+10", "Train on ten batches"),
+    ("Reset", "Start over from step 0 with the knobs as they stand; what was recorded is left alone"),
+)
+
+
+class Lab:
+    """A live run on a corpus: show it as the last line of a cell.
+
+    `steps` defaults to the recipe's epochs; `out` is the folder of the trace (a temporary one without it; "-2", "-3" is
+    appended where it is taken). `run(steps)` trains without a click, for papermill; `trace`, `recipe` and `state` say
+    what has come of it; `close()` ends it. Running a cell again closes the laboratories that the cell made before.
+    """
+
+    def __init__(self, corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None,
+                 out: str | Path | None = None):
+        _close_others_of_this_cell(self)
+        self.corpus = corpus
+        self.engine = Engine(corpus, recipe, steps=steps, out=out)
+        self._bins = corpus.bins()
+        self._painting = threading.Lock()
+        self._painted = Snapshot(version=-1)
+        self._picture: Picture | None = None
+        self._saved, self._saved_text = None, ""
+        self._build(self.engine.snapshot.recipe)
+        self._answered = threading.Event()
+        self.canvas.observe(lambda _: self._answered.set(), "seen")
+        self.engine.start()
+        self._painter = threading.Thread(target=self._paint_on, name="xmc-painter", daemon=True)
+        self._painter.start()
+
+    # --- in code
+
+    @property
+    def state(self) -> str:
+        """ "building", "paused", "playing", "finished", "failed" or "stopped"."""
+        return self.engine.snapshot.state
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as the knobs have left it."""
+        return self.engine.snapshot.recipe
+
+    @property
+    def trace(self) -> Trace:
+        """What was recorded so far."""
+        return self.engine.trace()
+
+    def run(self, steps: int) -> Trace:
+        """Train for `steps` steps, return when they are done. Raises whatever made the run fail."""
+        try:
+            self.engine.run_for(steps)
+        finally:
+            self._paint(self.engine.snapshot)
+        return self.trace
+
+    def close(self) -> None:
+        """End the run and take the laboratory off the screen; `trace` stays. Harmless the second time."""
+        self.engine.close()
+        if threading.current_thread() is not self._painter:
+            self._answered.set()
+            self._painter.join(10)
+        _close(self.widget)
+
+    # --- the parts
+
+    def _build(self, recipe: Recipe) -> None:
+        self.buttons = {name: W.Button(description=name, tooltip=tip) for name, tip in BUTTONS}
+        self.buttons["Play"].button_style = "primary"
+        engine = self.engine
+        for name, press in (("Play", engine.play), ("Pause", engine.pause), ("Step", engine.step),
+                            ("+10", lambda: engine.step(10)), ("Reset", engine.reset)):
+            self.buttons[name].on_click(lambda _, press=press: press())
+        self.knobs = {option: _knob(option, label, values, say, recipe) for option, label, values, say in KNOBS}
+        for option, knob in self.knobs.items():
+            knob.disabled = option.startswith("rewire") and recipe.output != "sparse"
+            knob.observe(lambda change, option=option: engine.change(**{option: change.new}), "value")
+        self.status, self.message = W.HTML(), W.HTML()
+        self.status.add_class("xmc-status-box")
+        self.fixed = W.HTML(_definitions(self.corpus, recipe))
+        self.charts, self.canvas = Charts(), Canvas()
+        toolbar = W.HBox([*self.buttons.values(), self.status])
+        knobs = W.VBox([*self.knobs.values(), self.fixed])
+        body = W.HBox([knobs, self.canvas, self.charts.figure])
+        self.widget = W.VBox([toolbar, self.message, body])
+        for box, name in ((self.widget, "xmc-lab"), (toolbar, "xmc-toolbar"), (knobs, "xmc-knobs"),
+                          (body, "xmc-body"), (self.fixed, "xmc-fixed")):
+            box.add_class(name)
+
+    # --- painting: the painter's thread, and `run` once when it is done
+
+    def _paint_on(self) -> None:
+        """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times."""
+        while self._painted.state != "stopped":
+            snapshot = self.engine.wait(lambda s: s.version > self._painted.version)
+            started = time.monotonic()
+            self._answered.clear()
+            self._paint(snapshot)
+            if snapshot.state == "stopped":
+                return
+            self._answered.wait(BLIND_SECONDS)
+            time.sleep(max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic()))
+
+    def _paint(self, snapshot: Snapshot) -> None:
+        with self._painting:
+            if snapshot.version <= self._painted.version:
+                return
+            try:
+                self.status.value = _status(snapshot)
+                self.message.value = _message(snapshot, self.corpus)
+                self.charts.draw(snapshot)
+                self._draw_connectivity(snapshot)
+                self.canvas.tick += 1
+                self._save(snapshot)
+            except Exception as error:  # a thread that dies would leave a picture that looks alive
+                self.message.value = _words(f"The picture cannot be drawn ({error!r}); the run goes on.", wrong=True)
+            self._painted = snapshot
+
+    def _draw_connectivity(self, snapshot: Snapshot) -> None:
+        before = self._painted
+        if snapshot.run != before.run:
+            self._picture = None
+        if not snapshot.features:
+            if snapshot.run != before.run or snapshot.state != before.state:
+                words = "" if snapshot.state == "building" else NO_PICTURE.get(snapshot.recipe.output, "")
+                self.canvas.clear(words)
+            return
+        if self._picture is None:
+            self._picture = Picture(snapshot.frames[0]["indices"], self._bins, snapshot.features)
+            self.canvas.begin(self._picture, self.corpus.label_names)
+            done = 0
+        else:
+            done = before.rewires
+        if snapshot.rewires > done:
+            for frame in snapshot.frames[done + 1:snapshot.rewires + 1]:
+                self._picture.rewire(frame["step"], frame["slots"], frame["new"])
+            caption = f"Rewire at step {frame['step']}: {self._picture.moved(frame['slots'])}."
+            self.canvas.show(self._picture, caption, flash=True)
+
+    # --- what a saved notebook keeps
+
+    def _ipython_display_(self) -> None:
+        display(self._bundle(), raw=True)
+        self._saved_text = repr(self)
+        self._saved = display(_saved(self._saved_text), raw=True, display_id=True)
+
+    def _bundle(self) -> dict[str, Any]:
+        return {**self.widget._repr_mimebundle_(), "text/plain": repr(self)}
+
+    def _save(self, snapshot: Snapshot) -> None:
+        text = repr(self)
+        if self._saved is not None and snapshot.state in ("paused", *ENDED) and text != self._saved_text:
+            self._saved_text = text
+            self._saved.update(_saved(text), raw=True)
+
+    def __repr__(self) -> str:
+        s = self.engine.snapshot
+        lines = [f"Lab on {self.corpus.name!r}: {_method(s.recipe)}, seed {s.recipe.seed}",
+                 f"  step {s.step} of {s.steps}, {s.rewires} rewires, {s.state}"]
+        if s.metrics:
+            shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
+            lines.append("  " + ", ".join(f"{name} {s.metrics[name]:.1f}" for name in shown if name in s.metrics))
+        if s.message:
+            lines.append(f"  {s.message}")
+        return "\n".join(lines)
+
+
+def _knob(option: str, label: str, values: tuple, say, recipe: Recipe) -> W.SelectionSlider:
+    value = getattr(recipe, option)
+    choices = sorted({*values, value})  # a recipe may stand between two of ours
+    # On release, not while dragging: each change is recorded, and a trace should hold decisions.
+    return W.SelectionSlider(options=[(say(v), v) for v in choices], value=value, description=label,
+                             continuous_update=False)
+
+
+def _method(recipe: Recipe) -> str:
+    """What the method of a recipe is called."""
+    if recipe.output != "sparse":
+        name = recipe.output
+    elif not recipe.rewires:
+        name = "static sparse"
+    else:
+        name = {"random": "SET", "gradient": "RigL"}[recipe.growth_mode]
+    extras = (f" + intermediate {recipe.intermediate}" if recipe.intermediate else "",
+              " + auxiliary" if recipe.aux_weight else "")
+    return name + "".join(extras)
+
+
+def _definitions(corpus: Corpus, recipe: Recipe) -> str:
+    """What only a reset with another recipe could change, as a list of terms."""
+    rows = [("labels", f"{corpus.n_labels:,}"), ("documents", f"{len(corpus.train):,}"), ("encoder", recipe.encoder)]
+    if recipe.output == "sparse":
+        rows.append(("fan-in", recipe.fan_in))
+    rows += [("batch", recipe.batch_size), ("seed", recipe.seed)]
+    return "<dl>" + "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(str(value))}</dd>"
+                            for term, value in rows) + "</dl>"
+
+
+def _status(s: Snapshot) -> str:
+    rate = "-" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
+    # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
+    live = "off" if s.state == "playing" else "polite"
+    return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{s.state}">'
+            f"<b>step {s.step}</b> of {s.steps} · {s.rewires} rewires · {rate} steps/s · <b>{s.state}</b></div>")
+
+
+def _message(s: Snapshot, corpus: Corpus) -> str:
+    if s.message:
+        return _words(s.message, wrong=s.state == "failed")
+    if s.state == "building":
+        return _words(f"building the model for {corpus.name!r}: the first time takes some seconds")
+    return _words(f"{_method(s.recipe)} on {corpus.name!r}; {corpus.bins().describe()}")
+
+
+def _words(text: str, wrong: bool = False) -> str:
+    kind = "xmc-message xmc-wrong" if wrong else "xmc-message"
+    return f'<div class="{kind}" role="{"alert" if wrong else "note"}">{html.escape(text)}</div>'
+
+
+def _saved(text: str) -> dict[str, str]:
+    return {"text/html": f'<pre class="xmc-saved">{html.escape(text)}\n  (what is left of a live laboratory: '
+                         "run the cell for another)</pre>"}
+
+
+def _close(widget: W.Widget) -> None:
+    """Close a widget with all that it is made of; ipywidgets itself would keep the parts for ever."""
+    for part in getattr(widget, "children", ()):
+        _close(part)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, W.Widget):
+            part.close()
+    widget.close()
+
+
+_of_cell: dict[str, tuple[str, list[Lab]]] = {}  # cell -> (the request that ran it last, the laboratories it made)
+
+
+def _close_others_of_this_cell(lab: Lab) -> None:
+    """Close what an earlier run of the running cell has made, and remember this one."""
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = parent.get("metadata", {}).get("cellId")
+    if cell is None:  # no notebook, or a front end that does not say which cell is running
+        return
+    request = parent["header"]["msg_id"]
+    last, labs = _of_cell.get(cell, ("", []))
+    if last != request:
+        for old in labs:
+            old.close()
+        labs = []
+    _of_cell[cell] = request, [*labs, lab]
