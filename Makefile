@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHONS := python3.11 python3.12 python3.13 python3
 CI_BROWSER := chromium
+# Threads that spin while they wait starve whatever else runs: JupyterLab, a browser, the tests of both.
+export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab test test-all browser bench render lint lock clean

@@ -1,4 +1,4 @@
-"""The methods of the paper side by side on the corpus `calls`: what a sparse output layer costs, and what brings it back.
+"""The methods of the paper side by side on `calls`: what a sparse output layer costs, and what brings it back.
 
     python -m benchmarks.methods [--seeds 3] [--steps N] [--corpus calls] [--only "SET + auxiliary"]
 
@@ -20,6 +20,12 @@ import xmc_explore as xe
 from benchmarks.machine import RESULTS, write
 from xmc_explore.recipe import METHODS
 
+# Beside the paper's methods: what our own two choices do, one at a time.
+VARIANTS = {
+    **{name: (name, {}) for name in METHODS},
+    "SET, moments reset": ("SET", {"reset_moments": True}),
+    **{f"{name}, prior bias": (name, {"bias_init": "prior"}) for name in ("dense", "static", "SET", "SET + auxiliary")},
+}
 METRICS = ("P@1", "PSP@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
 
 
@@ -28,14 +34,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=None, help="default: the epochs of the recipe")
     parser.add_argument("--corpus", default="calls")
-    parser.add_argument("--only", action="append", help="a method; may be given several times")
+    parser.add_argument("--only", action="append", choices=VARIANTS, metavar="METHOD",
+                        help="may be given several times")
     options = parser.parse_args()
     corpus = xe.load_corpus(options.corpus)
     print(corpus)
     runs = []
     for seed in range(options.seeds):  # seed by seed, so that a slow hour of the machine meets every method
-        for method in options.only or METHODS:
-            recipe = xe.Recipe.method(method, seed=seed)
+        for method in options.only or VARIANTS:
+            name, changes = VARIANTS[method]
+            recipe = xe.Recipe.method(name, seed=seed, **changes)
             started = time.perf_counter()
             trace = xe.train(corpus, recipe, steps=options.steps)
             if trace.status != "finished":
@@ -64,7 +72,7 @@ def main() -> None:
     write("methods", f"Methods on the corpus {corpus.name!r}", pd.DataFrame(summary), [
         f"command: python -m benchmarks.methods --seeds {options.seeds}"
         + (f" --steps {options.steps}" if options.steps else ""),
-        f"{options.seeds} seeds, mean ± sample standard deviation over seeds; metrics in percent on the whole test split",
+        f"{options.seeds} seeds, mean ± sample standard deviation over them; percent, on the whole test split",
         f"{int(table['steps'].iloc[0]):,} steps of {base.batch_size} documents ({base.epochs} epochs); sparse layers: "
         f"fan-in {base.fan_in} of {base.hidden} ({1 - base.fan_in / base.hidden:.1%} sparse), of "
         f"{METHODS['SET + intermediate']['intermediate']} behind the intermediate layer",

@@ -6,6 +6,7 @@ import os
 import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is: a spinning thread starves the browser tests
 
 import numpy as np
 import pytest

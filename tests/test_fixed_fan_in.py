@@ -13,7 +13,8 @@ from xmc_explore.layers import fixed_fan_in
 from xmc_explore.layers.fixed_fan_in import index_dtype, random_indices
 
 USABLE = [name for name, b in xe.backends().items() if b.usable and (not b.devices or "cpu" in b.devices)]
-SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (64, 96, 33, 8), (5, 17, 300, 17), (2, 8, 1, 3), (33, 100, 1000, 31), (0, 6, 4, 2)]
+SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (64, 96, 33, 8), (5, 17, 300, 17), (2, 8, 1, 3), (33, 100, 1000, 31),
+          (0, 6, 4, 2)]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -198,7 +199,8 @@ def test_bad_input_says_what_is_wrong():
 
 
 @pytest.mark.parametrize("backend", USABLE)
-@pytest.mark.parametrize("bad, words", [(8, "row 1 holds"), (-1, "must lie in 0..7"), (None, "must be distinct; row 1")])
+@pytest.mark.parametrize("bad, words", [
+    (8, "row 1 holds"), (-1, "must lie in 0..7"), (None, "must be distinct; row 1")])
 def test_indices_written_by_hand_are_checked_before_a_kernel_reads_them(backend, bad, words):
     layer = make(8, 4, 3, backend=backend)
     x = torch.randn(2, 8, dtype=torch.float64)

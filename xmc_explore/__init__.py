@@ -8,7 +8,13 @@
 Names load on first use: a headless run needs neither Jupyter nor plotly.
 """
 
+import os
 from importlib import import_module
+
+# OpenMP threads that spin while they wait make a step 30 times slower as soon as anything else, a browser say, wants
+# the same cores (measured: 2 cores, 14 ms a step against 500). The library reads this when torch loads it, so it helps
+# if this import comes before torch's; `make lab` sets it for the whole session.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __version__ = "0.1.0"
 

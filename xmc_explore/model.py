@@ -65,7 +65,11 @@ class Classifier(nn.Module):
             if recipe.intermediate_activation == "relu":
                 self.intermediate.append(nn.ReLU())
             width = recipe.intermediate
+        self.width = width  # of what the output layer reads
         self.output = build_output(width, corpus.n_labels, recipe, generator[4])
+        bias = (self.output[-1] if recipe.output == "bottleneck" else self.output).bias
+        with torch.no_grad():
+            bias.copy_(first_bias(corpus, recipe))
 
     def add_auxiliary(self, n_clusters: int) -> nn.Linear:
         """Give the model its auxiliary head, when a run first needs one."""
@@ -86,6 +90,21 @@ def build_output(width: int, n_labels: int, recipe: Recipe, generator: torch.Gen
         return linear(width, n_labels, generator)
     rank = recipe.bottleneck_width or bottleneck_width(width, n_labels, recipe.fan_in)
     return nn.Sequential(linear(width, rank, generator), linear(rank, n_labels, generator))
+
+
+def first_bias(corpus: Corpus, recipe: Recipe) -> Tensor:
+    """The output layer's bias [L] at the start.
+
+    From zero, a step of Adam moves it by one learning rate, and hundreds of steps go by before the model has learned no
+    more than that most labels are rare. "prior" starts there: at the log-odds of each label's frequency, or for the
+    squared hinge at -1, where a label that a document does not carry costs nothing.
+    """
+    if recipe.bias_init == "zero":
+        return torch.zeros(corpus.n_labels)
+    if recipe.loss == "squared_hinge":
+        return torch.full((corpus.n_labels,), -1.0)
+    share = (torch.from_numpy(corpus.label_frequency) + 0.5) / (len(corpus.train) + 1)
+    return share.logit().float()
 
 
 def bce(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ _CHOICES = {
     "encoder": ("bag", "transformer", "features"),
     "pooling": ("mean", "cls"),
     "intermediate_activation": ("relu", "none"),
+    "bias_init": ("prior", "zero"),
     "output": ("sparse", "dense", "bottleneck"),
     "growth_mode": ("random", "gradient"),
     "prune_mode": ("fraction", "threshold"),
@@ -57,6 +58,7 @@ class Recipe:
     # Output layer. A bottleneck of width 0 takes the width whose memory equals that of the sparse layer.
     output: str = "sparse"
     fan_in: int = 8
+    bias_init: str = "zero"  # as in the paper's code; "prior" starts each label out as likely as it is frequent
     bottleneck_width: int = 0
 
     # Rewiring; an interval of 0 means never (static sparse).
@@ -68,7 +70,7 @@ class Recipe:
     rewire_schedule: str = "cosine"
     rewire_end: float = 0.66
     init_mode: str = "zero"
-    reset_moments: bool = True
+    reset_moments: bool = False  # as the paper's code; from zero moments, Adam's first steps are several times too long
 
     # Auxiliary objective; a weight of 0 means none. total = (1 - w) main + w aux, w falls to 0 at the cut-off.
     aux_weight: float = 0.4

@@ -1,6 +1,6 @@
 """`Trace`: the record of a run, a folder that survives a killed kernel.
 
-    run.json            recipe, seed, versions, corpus (name, fingerprint, sizes); written first
+    run.json            recipe, seed, versions, corpus (name, fingerprint, sizes), width D; written first
     labels.json         label names and training frequencies
     events.jsonl        one JSON object a line, appended as the run goes: kind "step", "eval", "rewire", "change", "end"
     connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed
@@ -14,8 +14,10 @@ import json
 import math
 import os
 import platform
+import shutil
 import tempfile
 import time
+import weakref
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -40,15 +42,15 @@ class TraceWriter:
     Raises FileExistsError if the folder already holds a trace: a run never overwrites another.
     """
 
-    def __init__(self, folder: str | Path | None, corpus: Corpus, recipe: Recipe, steps: int):
-        self._temporary = tempfile.TemporaryDirectory(prefix="xmc-trace-") if folder is None else None
-        self.folder = Path(self._temporary.name if folder is None else folder)
+    def __init__(self, folder: str | Path | None, corpus: Corpus, recipe: Recipe, steps: int, width: int):
+        self._temporary = _TemporaryFolder() if folder is None else None
+        self.folder = self._temporary.path if folder is None else Path(folder)
         if (self.folder / "run.json").exists():
             raise FileExistsError(f"{self.folder} already holds a trace; choose another folder, or delete that one")
         (self.folder / "connectivity").mkdir(parents=True, exist_ok=True)
         self.header = {
-            "format": FORMAT, "recipe": json.loads(recipe.to_json()), "steps": steps, "versions": _versions(),
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "format": FORMAT, "recipe": json.loads(recipe.to_json()), "steps": steps, "width": width,
+            "versions": _versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint, "n_train": len(corpus.train),
                        "n_test": len(corpus.test), "n_labels": corpus.n_labels, "propensity": corpus.propensity},
         }
@@ -72,7 +74,7 @@ class TraceWriter:
             self._flushed = now
 
     def log_connectivity(self, step: int, **arrays: np.ndarray) -> int:
-        """Store a frame: `indices` [L, K] for the first, `slots` and `new` of a rewire after that. Returns its number."""
+        """Store a frame, `indices` [L, K] first and then `slots` and `new` of each rewire; returns its number."""
         number = len(self.frames)
         path = self.folder / "connectivity" / f"{number:05d}.npz"
         beside = path.with_suffix(".tmp")
@@ -131,6 +133,11 @@ class Trace:
     def steps(self) -> int:
         """How many steps were recorded."""
         return self.events["step"][-1]["step"] if self.events["step"] else 0
+
+    @property
+    def width(self) -> int:
+        """How many features the output layer could read, D."""
+        return self.header["width"]
 
     @property
     def label_names(self) -> list[str]:
@@ -244,6 +251,14 @@ class Trace:
         if len(self._frames) > 1:
             lines.append(f"  {len(self._frames) - 1} rewires")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+
+
+class _TemporaryFolder:
+    """A folder that goes when nobody holds this object any more, or with the process."""
+
+    def __init__(self):
+        self.path = Path(tempfile.mkdtemp(prefix="xmc-trace-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def _plain(value: Any) -> Any:

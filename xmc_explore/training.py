@@ -91,7 +91,7 @@ class Run:
         self.rewirer = self._new_rewirer() if isinstance(self.model.output, FixedFanIn) else None
         self.step_number = 0
         self.last_metrics: dict[str, float] = {}
-        self.trace = TraceWriter(out, corpus, recipe, self.steps)
+        self.trace = TraceWriter(out, corpus, recipe, self.steps, self.model.width)
         if self.rewirer is not None:
             self.trace.log_connectivity(0, indices=self.model.output.indices.cpu().numpy().copy())
 

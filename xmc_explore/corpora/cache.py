@@ -68,7 +68,8 @@ def load_arrays(path: Path, expected: tuple[str, ...] = ()) -> dict[str, np.ndar
     entry again and save over it.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, as np.load leaves a file open that it cannot read.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             # Reading a member to its end checks the CRC that the zip container keeps for it.
             arrays = {name: file[name] for name in file.files}
         values = {name: array for name, array in arrays.items() if not name.endswith(".json")}

@@ -161,7 +161,8 @@ class Corpus:
             f"Corpus {self.name!r}: {len(self.train):,} training and {len(self.test):,} test {kind}, "
             f"{self.n_labels:,} labels",
             f"  {per_doc:.1f} labels a document; a label is used {frequency.mean():.1f} times on average, "
-            f"median {np.median(frequency):.0f}, most {frequency.max():,} ({self.label_names[int(frequency.argmax())]!r})",
+            f"median {np.median(frequency):.0f}, most {frequency.max():,} "
+            f"({self.label_names[int(frequency.argmax())]!r})",
             f"  bins at {self.bins().edges}: {self.bins().describe()}",
             f"  propensity A={a}, B={b}; fingerprint {self.fingerprint}",
             f"  {self.source}",

@@ -1,5 +1,6 @@
 """Figures of corpora and traces: pure functions that return a `Picture`. Needs plotly and pandas (the extra `lab`)."""
 
+from .drawing import method_of
 from .figures import (
     churn,
     compare,
@@ -10,7 +11,6 @@ from .figures import (
     long_tail,
     loss,
     memory_ledger,
-    method_of,
     per_bin,
     precision,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import plotly.io as pio
 
 from .static import svg
 from .style import CONFIG
@@ -18,8 +20,7 @@ ROWS = 50  # of a table on the page; `table` has them all
 # A figure is drawn in a grey that reads on any ground. On a page that knows its theme (JupyterLab, nbconvert) the text
 # of the figure before a caption takes the theme's own colour.
 _STYLE = """<style>
-.jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-picture) .main-svg :not(.hoverlayer *) > text,
-.jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-picture) .main-svg .legend:not(.hoverlayer *) text
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-picture) .main-svg text:not(.hoverlayer text)
 { fill: var(--jp-ui-font-color1) !important; }
 .xmc-picture { max-width: 60em; }
 .xmc-picture th, .xmc-picture td { text-align: right; font-variant-numeric: tabular-nums; }
@@ -32,8 +33,8 @@ _UNSEEN = "position:absolute;width:1px;height:1px;margin:-1px;overflow:hidden;cl
 class Picture:
     """A plotly `figure`; a `caption` of one sentence with its numbers; the `table` of what is drawn; `alt`, in words.
 
-    In a notebook it shows the figure, the caption below it, and a table to unfold. The cell's output also holds the
-    figure as SVG, for wherever plotly's script does not run. `save(path)` writes that SVG.
+    In a notebook it shows the figure, the caption below it, and a table to unfold. The cell's output also holds a
+    static picture, for wherever plotly's script does not run.
     """
 
     figure: go.Figure
@@ -50,21 +51,24 @@ class Picture:
         return svg(self.figure, self.alt)
 
     def bundle(self) -> dict[str, Any]:
-        """The figure by MIME type, as plotly's renderer (PLOTLY_RENDERER) gives it and, where that is no page, as SVG.
+        """The figure by MIME type, as plotly's renderer (PLOTLY_RENDERER) gives it, and as HTML in any case.
 
-        Empty outside a notebook, where plotly opens a browser window instead.
+        Where the renderer gives no HTML, that is the static picture. Empty outside a notebook, where plotly opens a
+        browser window instead.
         """
-        bundle = self.figure._repr_mimebundle_(config=CONFIG)
+        # Not the figure's own method: that puts plotly's script, 4.8 MB, before each figure of a page, not once.
+        bundle = pio.renderers._build_mime_bundle(self.figure.to_dict(), config=CONFIG)
         if "text/html" in bundle:
             bundle["text/html"] = f'<div role="img" aria-label="{escape(self.alt)}">{bundle["text/html"]}</div>'
         elif bundle:
-            bundle["image/svg+xml"] = self.svg()
+            data = base64.b64encode(self.svg().encode()).decode()
+            bundle["text/html"] = f'<img alt="{escape(self.alt)}" src="data:image/svg+xml;base64,{data}">'
         return bundle and bundle | {"text/plain": self.alt}
 
     def html(self) -> str:
         """The description (unseen, for screen readers), the caption, and the table, folded away."""
         return (f'<div class="xmc-picture">{_STYLE}<p style="{_UNSEEN}">{escape(self.alt)}</p>'
-                f"<p>{escape(self.caption)}</p>"
+                f'<p style="margin-top:0.6em">{escape(self.caption)}</p>'
                 f'<details><summary>Show as table</summary><div class="xmc-scroll" tabindex="0" role="region" '
                 f'aria-label="{escape(self.title)}: table">{_html_table(self.table, self.title)}</div></details></div>')
 

@@ -21,7 +21,7 @@ from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
 from .style import INK
 
 WIDTH = 900
-POINTS = 600  # of a line: more than one for two pixels of its width says nothing
+POINTS = 400  # of a line: more than one for two pixels of its width says nothing
 TEXT = 0.52  # mean width of a character, in type sizes
 DASHES = {"dash": "9 6", "dot": "2 5", "dashdot": "9 4 2 4", "longdash": "15 6", "longdashdot": "15 5 2 5"}
 # Markers as polygons of (angle in degrees clockwise from the top, radius).
@@ -105,7 +105,7 @@ class _Axis:
             found = [m * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for m in steps]
             found = [v for v in found if low - 1e-9 <= math.log10(v) <= high + 1e-9]
         else:
-            rough = (high - low) / max(2, abs(self.end - self.start) / (45 if self.vertical else 90))
+            rough = (high - low) / max(2, abs(self.end - self.start) / (32 if self.vertical else 80))
             unit = 10.0 ** math.floor(math.log10(rough))
             step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
             found = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
@@ -119,8 +119,8 @@ class _Canvas:
         margin = figure.layout.margin
         self.beside = figure.layout.legend.orientation == "v"
         bar = any(t.type == "heatmap" for t in figure.data)
-        longest = max((len(t.name or "") for t in figure.data), default=0)
-        right = 130 if bar else 60 + 15 * TEXT * longest if self.beside else 24
+        longest = max((len(t.name) for t in _in_legend(figure)), default=0)
+        right = 150 if bar else 60 + 15 * TEXT * longest if self.beside else 24
         ticks = [len(line) for t in figure.layout.yaxis.ticktext or () for line in _lines(t)]
         left = max(margin.l or 72, 24 + 15 * TEXT * max(ticks, default=0))
         self.left, self.right = left, width - right
@@ -163,16 +163,13 @@ class _Canvas:
         return "".join(f"{'L' if i and fine[i - 1] else 'M'}{x[i]:.1f} {y[i]:.1f}" for i in np.flatnonzero(fine))
 
     def draw_axis(self, axis: _Axis) -> None:
-        other = self.axes.get(axis.layout.anchor or ("x" if axis.vertical else "y"))
-        across = (other.start, other.end) if other else (self.left, self.right)
         grid = dict(stroke="#808080", stroke_opacity=0.25)
         for value, text in axis.ticks():
             at, rows = float(axis.at(value)), _lines(text)
             if axis.vertical:
                 if axis.layout.showgrid is not False:
-                    self.add("path", d=f"M{across[0]:.1f} {at:.1f}H{across[1]:.1f}", **grid)
-                if axis.layout.showticklabels is not False:
-                    self.write(across[0] - 8, at + 5 - 9 * (len(rows) - 1), text, anchor="end")
+                    self.add("path", d=f"M{self.left:.1f} {at:.1f}H{self.right:.1f}", **grid)
+                self.write(self.left - 8, at + 5 - 9 * (len(rows) - 1), text, anchor="end")
             else:
                 if axis.layout.showgrid is not False:
                     self.add("path", d=f"M{at:.1f} {self.top:.1f}V{self.bottom:.1f}", **grid)
@@ -180,10 +177,8 @@ class _Canvas:
         middle = (axis.start + axis.end) / 2
         title = axis.layout.title.text
         if axis.vertical:
-            self.add("path", d=f"M{across[0]:.1f} {axis.start:.1f}V{axis.end:.1f}", stroke=INK)
-            if title:
-                x = across[0] - self.left + 18
-                self.write(x, middle, title, anchor="middle", transform=f"rotate(-90 {x:.1f} {middle:.1f})")
+            self.add("path", d=f"M{self.left:.1f} {axis.start:.1f}V{axis.end:.1f}", stroke=INK)
+            self.write(18, middle, title or "", anchor="middle", transform=f"rotate(-90 18 {middle:.1f})")
         else:
             self.add("path", d=f"M{axis.start:.1f} {self.bottom:.1f}H{axis.end:.1f}", stroke=INK)
             self.write(middle, self.bottom + 48, title or "", anchor="middle")
@@ -210,8 +205,8 @@ class _Canvas:
                 self.marker(x[i], y[i], t.marker.symbol, color, (t.marker.size or 8) / 2)
         if "text" in mode:
             for at_x, at_y, text in zip(x, y, t.text, strict=True):
-                self.write(at_x + (10 if "right" in (t.textposition or "") else 0), at_y + 5, text, size=14,
-                           anchor="start" if "right" in (t.textposition or "") else "middle")
+                right = t.textposition == "middle right"  # else "top center"
+                self.write(at_x + 10 * right, at_y + (5 if right else -10), text, 14, "start" if right else "middle")
 
     def marker(self, x: float, y: float, symbol: str | None, color: str, radius: float) -> None:
         if not (math.isfinite(x) and math.isfinite(y)):
@@ -245,8 +240,9 @@ class _Canvas:
                  href=_png(pixels), **place)
         bar, right = np.concatenate([colors[::-1, None], np.full((256, 1, 1), 255, np.uint8)], axis=2), self.right + 44
         self.add("image", x=right, y=self.top, width=16.0, height=self.bottom - self.top, href=_png(bar), **place)
-        for value, at in ((high, self.top + 5), (low, self.bottom + 5)):
-            self.write(right + 22, at, f"{value:.3g}")
+        values = t.colorbar.tickvals or (low, (low + high) / 2, high)
+        for value, text in zip(values, t.colorbar.ticktext or [f"{v:.3g}" for v in values], strict=True):
+            self.write(right + 22, self.bottom + 5 - (value - low) / (high - low) * (self.bottom - self.top), text)
         middle, x_title = (self.top + self.bottom) / 2, right - 8
         self.write(x_title, middle, t.colorbar.title.text or "", anchor="middle",
                    transform=f"rotate(-90 {x_title:.1f} {middle:.1f})")
@@ -280,11 +276,8 @@ class _Canvas:
 
     def draw_title_and_legend(self) -> None:
         self.write(8, 32, self.figure.layout.title.text or "", size=18, font_weight=600)
-        shown = [t for t in self.figure.data if t.type == "scatter" and t.showlegend is not False and t.name]
-        if self.figure.layout.showlegend is False or len(shown) < 2:
-            return
         x, y = (self.right + 12, self.top + 14) if self.beside else (self.left, self.top - 18)
-        for t in shown:
+        for t in _in_legend(self.figure):
             color = t.line.color or t.marker.color
             if "lines" in (t.mode or "lines"):
                 self.add("path", d=f"M{x:.1f} {y:.1f}h34", stroke=color, stroke_width=t.line.width or 2,
@@ -293,6 +286,11 @@ class _Canvas:
                 self.marker(x + 17, y, t.marker.symbol, color, 4)
             self.write(x + 40, y + 5, t.name)
             x, y = (x, y + 24) if self.beside else (x + 66 + 15 * TEXT * len(t.name), y)
+
+
+def _in_legend(figure: go.Figure) -> list[Any]:
+    hidden = figure.layout.showlegend is False
+    return [] if hidden else [t for t in figure.data if t.type == "scatter" and t.showlegend is not False]
 
 
 def _lines(text: str) -> list[str]:

@@ -1,10 +1,11 @@
 // Draws which features each label reads: rows are labels, columns are features, colour is age.
 // The model's `pixels` hold one byte a cell: 0 nothing, 1 there from the start, ..., 255 born at the last rewire.
 
-const OLD = [128, 128, 128, 0.5];
+const OLD = [128, 128, 128, 0.75];
 const NEW = [204, 80, 160, 1];
 const NEWBORN = 255;
 const GAP = 6; // CSS pixels between bands; lab.css has the same
+const DOT = 2; // least width and height of a connection
 const FLASH = 900; // milliseconds
 
 const PALETTE = Array.from({ length: 256 }, (_, value) => {
@@ -28,7 +29,8 @@ function render({ model, el }) {
   const legend = add(el, "div", "xmc-legend");
   const axis = add(legend, "span", "xmc-axis");
   const scale = add(legend, "span", "xmc-scale");
-  scale.innerHTML = "from the start <i></i> just born";
+  scale.innerHTML = "old <i></i> new";
+  scale.title = "From connections that are there from the start to those that the last rewire made";
   const caption = add(el, "div", "xmc-caption");
   const still = window.matchMedia("(prefers-reduced-motion: reduce)");
   let frame = 0;
@@ -62,7 +64,7 @@ function render({ model, el }) {
         const value = pixels.getUint8(row * columns + column);
         if (!value) continue;
         pen.fillStyle = PALETTE[value];
-        pen.fillRect(column * wide, tops[row], Math.max(wide, 1.5), Math.max(each * 0.85, 1.5));
+        pen.fillRect(column * wide, tops[row], Math.max(wide, DOT), Math.max(each, DOT));
         if (glow && value === NEWBORN) {
           pen.globalAlpha = glow * 0.6;
           pen.fillRect(column * wide - 1.5, tops[row] - 1.5, wide + 3, each + 3);
@@ -87,7 +89,7 @@ function render({ model, el }) {
   function words() {
     const shown = model.get("shape")[0] > 0;
     field.hidden = legend.hidden = !shown;
-    axis.textContent = model.get("axis");
+    [axis.textContent, axis.title] = model.get("axis");
     caption.textContent = model.get("caption");
     canvas.setAttribute("aria-label", "Connectivity of the output layer. " + model.get("caption"));
     bands.replaceChildren();
@@ -116,7 +118,8 @@ function render({ model, el }) {
   model.on("change:pixels", changed);
   model.on("change:caption", words);
   model.on("change:tick", ticked);
-  const resized = new ResizeObserver(() => draw());
+  // Plotly follows the window and no more; the laboratory also changes its size with Lab's side bar.
+  const resized = new ResizeObserver(() => (draw(), window.dispatchEvent(new Event("resize"))));
   resized.observe(canvas);
   words();
   return () => {

@@ -10,8 +10,9 @@ import traitlets
 
 from ..corpora import BIN_NAMES, LabelBins
 from ..plots.style import BINS
+from .guarded import Guarded
 
-MOST_ROWS, MOST_COLUMNS = 192, 256  # two or more screen pixels a cell on a small screen
+MOST_ROWS, MOST_COLUMNS = 168, 256  # as many as a small screen has room for
 NEWBORN = 255  # the value of a connection that the last rewire made
 
 
@@ -56,7 +57,7 @@ class Picture:
         """One sentence on a rewire: how many connections moved, of how many, and in which bins."""
         per_bin = np.bincount(self.bins.of_label[slots // self.fan_in], minlength=3)
         total = np.bincount(self.bins.of_label, minlength=3) * self.fan_in
-        shares = ", ".join(f"{name} {100 * n / t:.0f} %" for name, n, t in zip(BIN_NAMES, per_bin, total, strict=True)
+        shares = ", ".join(f"{name} {100 * n / t:.1f} %" for name, n, t in zip(BIN_NAMES, per_bin, total, strict=True)
                            if t)
         return f"{len(slots):,} of {total.sum():,} connections moved; {shares}"
 
@@ -74,7 +75,7 @@ def _thinned(bins: LabelBins, most: int) -> list[np.ndarray]:
     return chosen
 
 
-class Canvas(anywidget.AnyWidget):
+class Canvas(Guarded, anywidget.AnyWidget):
     """Shows a `Picture`; `pixels` travels as bytes, and only when it has changed.
 
     `tick` and `seen` pace whoever paints: the browser answers each tick when it has drawn everything before it.
@@ -87,7 +88,7 @@ class Canvas(anywidget.AnyWidget):
     flash = traitlets.Bool(False).tag(sync=True)
     bands = traitlets.List().tag(sync=True)  # {"name", "color", "rows", "labels"} from top to bottom
     rows = traitlets.List().tag(sync=True)  # what a row is, in words
-    axis = traitlets.Unicode().tag(sync=True)
+    axis = traitlets.List(["", ""]).tag(sync=True)  # words, and more words for whoever points at them
     caption = traitlets.Unicode().tag(sync=True)
     tick = traitlets.Int(0).tag(sync=True)
     seen = traitlets.Int(0).tag(sync=True)
@@ -95,7 +96,7 @@ class Canvas(anywidget.AnyWidget):
     def clear(self, caption: str) -> None:
         """Show words and no picture."""
         with self.hold_sync():
-            self.pixels, self.shape, self.flash, self.bands, self.rows, self.axis = b"", [0, 0], False, [], [], ""
+            self.pixels, self.shape, self.flash, self.bands, self.rows = b"", [0, 0], False, [], []
             self.caption = caption
 
     def begin(self, picture: Picture, label_names: list[str]) -> None:
@@ -106,8 +107,8 @@ class Canvas(anywidget.AnyWidget):
                           for name, rows in zip(BIN_NAMES, picture.rows_of_bin, strict=True) if rows]
             self.rows = [f"{label_names[i]}: {BIN_NAMES[bins.of_label[i]]}, used {bins.frequency[i]:,} times"
                          for i in picture.labels]
-            grouped = picture.features_per_column
-            self.axis = f"{picture.features:,} features" + (f", {grouped} a column" if grouped > 1 else "")
+            self.axis = [f"{picture.features:,} features",
+                         f"A column holds {picture.features_per_column} of the features that the output layer reads"]
             self.show(picture, f"At the start: each of {len(bins.of_label):,} labels reads {picture.fan_in} features "
                                f"drawn at random.", flash=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +12,11 @@ from plotly.subplots import make_subplots
 from ..corpora import BIN_NAMES
 from ..plots.style import AUXILIARY, BINS, CONFIG, INK, TEMPLATE, Look
 from .engine import Snapshot
+from .guarded import Guarded
 
 MOST_POINTS = 500
-HEIGHT = 424  # pixels; lab.css has the same
+HEIGHT = 400  # pixels; lab.css has the same
+TICKS = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]  # of a logarithmic axis
 ALL = Look(INK, "solid", "circle")
 
 
@@ -29,30 +30,18 @@ class Line(NamedTuple):
 
 
 LINES = (
-    Line("all labels", "step", "main", (1, 1)),
+    Line("all", "step", "main", (1, 1)),
     Line("auxiliary", "step", "auxiliary", (1, 1)),
-    Line("all labels", "step", "grad", (2, 1)),
+    Line("all", "step", "grad", (2, 1)),
     *(Line(name, "eval", f"{metric}{part}", (row, 2)) for row, metric in ((1, "P@1"), (2, "recall@5"))
-      for name, part in (("all labels", ""), *((name, f"/{name}") for name in BIN_NAMES))),
+      for name, part in (("all", ""), *((name, f"/{name}") for name in BIN_NAMES))),
 )
 TITLES = ("loss", "P@1 and its parts, %", "gradient norm of the encoder", "recall@5, %")  # row by row
-LOOKS = {"all labels": ALL, "auxiliary": AUXILIARY, **BINS}
+LOOKS = {"all": ALL, "auxiliary": AUXILIARY, **BINS}
 
 
-class Figure(go.FigureWidget):
-    """A FigureWidget that one thread may draw while another hears from the browser.
-
-    A message from the browser holds back what others send on this widget until it is dealt with, and would swallow an
-    update that falls in between. So both take the same lock.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self._painting = threading.RLock()
-        super().__init__(*args, **kwargs)
-
-    def set_state(self, sync_data: dict[str, Any]) -> None:
-        with self._painting:
-            super().set_state(sync_data)
+class Figure(Guarded, go.FigureWidget):
+    """A figure that one thread may draw while another hears from the browser."""
 
 
 class Charts:
@@ -71,14 +60,15 @@ class Charts:
                 marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
             first.add(line.name)
         figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
-                             margin=dict(l=44, r=8, t=64, b=40), hovermode="x unified",
-                             legend=dict(x=0, xanchor="left", y=1.12, yanchor="bottom", font_size=13))
+                             margin=dict(l=44, r=8, t=52, b=40), hovermode="x unified",
+                             legend=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top",
+                                         font_size=13))
         figure.update_annotations(font_size=13, font_color=INK)
-        figure.update_xaxes(nticks=5, rangemode="tozero")
+        figure.update_xaxes(nticks=5, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
         figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), row=2)
-        figure.update_yaxes(nticks=5)
+        figure.update_yaxes(nticks=5, hoverformat=".3~g")
         figure.update_yaxes(rangemode="tozero", col=2)
-        figure.update_yaxes(type="log", exponentformat="power", col=1)
+        figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS], col=1)
         self.figure = Figure(figure)
         self.figure._config = self.figure._config | CONFIG | {"displayModeBar": False}
         self._drawn: tuple[int, dict[str, int]] = (0, {})  # run, and how many events of each kind are on the screen
@@ -87,7 +77,7 @@ class Charts:
         """Bring the curves up to date."""
         lengths = {"step": snapshot.step, "eval": snapshot.evaluations}
         run, drawn = self._drawn
-        with self.figure._painting, self.figure.batch_update():
+        with self.figure.batch_update():
             for line, curve in zip(LINES, self.figure.data, strict=True):
                 if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                     events = snapshot.events.get(line.kind, [])[:lengths[line.kind]]

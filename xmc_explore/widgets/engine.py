@@ -11,7 +11,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,11 @@ from ..training import Run, TrainingError
 
 THREAD_NAME = "xmc-engine"
 ENDED = ("finished", "failed", "stopped")  # a run that takes no more steps; all but the last can be reset
+FINISHED = "The run is finished. Reset starts another."
 _STOP = ("stop", None)
+# A run that takes every core starves the browser that shows it, and is itself the slower for the fight: torch's
+# threads wait for each other at every operation (measured: 2 threads on 2 busy cores 3 steps/s, 1 thread 40).
+_THREADS = max(1, torch.get_num_threads() - 1)
 _RATE_STEPS = 50  # the speed is that of the last so many steps
 
 
@@ -189,7 +194,7 @@ class Engine:
         """What the thread does, without one."""
         self._post("step", steps)
         busy = True
-        with torch.inference_mode(False), torch.enable_grad():
+        with _settings():
             try:
                 while busy or not self._commands.empty():
                     busy = self._turn(None if self._commands.empty() else self._commands.get())
@@ -197,7 +202,7 @@ class Engine:
                 self._budget = 0
                 if self._run is not None:
                     self._run.close("interrupted")
-                self._publish(state="failed", message="interrupted in the middle of a step: reset to start over")
+                self._publish(state="failed", message="Interrupted in the middle of a step: reset to start over.")
                 raise
 
     # --- the worker's side: nothing below is called from another thread once there is one
@@ -223,10 +228,9 @@ class Engine:
         self._go(n if self._budget == float("inf") else self._budget + n)
 
     def _go(self, budget: float) -> None:
-        if self._snapshot.state in ENDED:
-            why = "the run is finished" if self._snapshot.state == "finished" else self._snapshot.message
-            self._publish(message=why if "Reset" in why else f"{why}. Reset starts another.")
-        else:
+        if self._snapshot.state == "finished":
+            self._publish(message=FINISHED)
+        elif self._snapshot.state not in ENDED:
             self._budget = budget
             self._ticks.clear()
             self._publish(state="playing" if budget > 0 else "paused", message="")
@@ -245,7 +249,7 @@ class Engine:
             self._publish(message=str(error))
         else:
             self._recipe = recipe
-            waits = "this run has ended: the change waits for Reset" if self._snapshot.state in ENDED else ""
+            waits = "This run has ended: the change waits for Reset." if self._snapshot.state in ENDED else ""
             self._publish(message=waits, recipe=recipe)
 
     def _do_reset(self, recipe: Recipe | None) -> None:
@@ -277,7 +281,7 @@ class Engine:
             self._publish(state="playing")  # the last evaluation reads every test document
             self._run.evaluate(final=True)
             self._run.close("finished")
-            self._publish(state="finished", message="the run is finished. Reset starts another.")
+            self._publish(state="finished", message=FINISHED)
         else:
             self._publish(state="playing" if self._budget > 0 else "paused")
 
@@ -324,10 +328,22 @@ def _whole(steps: int) -> int:
     return int(steps)
 
 
+@contextmanager
+def _settings() -> Iterator[None]:
+    """Grad mode and the number of threads are a thread's own: what a cell has set does not reach the worker."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(_THREADS)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _work(reference: weakref.ref[Engine], commands: queue.SimpleQueue) -> None:
-    """The thread: commands first, then steps. Grad mode belongs to a thread, so what a cell has set is not seen here."""
+    """The thread: commands first, then steps."""
     command = commands.get()
-    with torch.inference_mode(False), torch.enable_grad():
+    with _settings():
         while command is not _STOP:
             engine = reference()
             if engine is None:

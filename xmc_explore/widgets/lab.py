@@ -20,20 +20,23 @@ from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
 
 FRAMES_PER_SECOND = 12
+SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
               "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
 
 # option, label, values, and how a value is said
 KNOBS = (
-    ("lr_factor", "learning rates, times", (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.4, 2, 3, 4, 5, 7, 10), "{:g}".format),
+    ("lr_factor", "learning rates", (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
+     "× {:g}".format),
     ("rewire_interval", "rewire every", (0, 5, 10, 20, 50, 100, 200, 500, 1000),
      lambda v: f"{v} steps" if v else "never"),
-    ("rewire_fraction", "share that is rewired", (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), "{:.0%}".format),
+    ("rewire_fraction", "share that is rewired", (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
+     lambda v: f"{100 * v:g} %"),
     ("aux_weight", "auxiliary weight", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
      lambda v: f"{v:g}" if v else "none"),
-    ("aux_cutoff", "auxiliary ends at", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-     lambda v: f"{v:.0%} of run"),
+    ("aux_cutoff", "auxiliary ends after", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+     lambda v: f"{100 * v:g} %"),
 )
 BUTTONS = (
     ("Play", "Train until the end, or until Pause"),
@@ -132,8 +135,9 @@ class Lab:
     def _paint_on(self) -> None:
         """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times."""
         while self._painted.state != "stopped":
-            snapshot = self.engine.wait(lambda s: s.version > self._painted.version)
-            started = time.monotonic()
+            self.engine.wait(lambda s: s.version > self._painted.version)
+            time.sleep(SETTLE_SECONDS)
+            snapshot, started = self.engine.snapshot, time.monotonic()
             self._answered.clear()
             self._paint(snapshot)
             if snapshot.state == "stopped":
@@ -149,8 +153,9 @@ class Lab:
                 self.status.value = _status(snapshot)
                 self.message.value = _message(snapshot, self.corpus)
                 self.charts.draw(snapshot)
-                self._draw_connectivity(snapshot)
-                self.canvas.tick += 1
+                with self.canvas.drawing:
+                    self._draw_connectivity(snapshot)
+                    self.canvas.tick += 1
                 self._save(snapshot)
             except Exception as error:  # a thread that dies would leave a picture that looks alive
                 self.message.value = _words(f"The picture cannot be drawn ({error!r}); the run goes on.", wrong=True)
@@ -237,16 +242,19 @@ def _definitions(corpus: Corpus, recipe: Recipe) -> str:
 
 
 def _status(s: Snapshot) -> str:
-    rate = "-" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
+    rate = "–" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
+    rewires = "1 rewire" if s.rewires == 1 else f"{s.rewires} rewires"
     # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
     live = "off" if s.state == "playing" else "polite"
     return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{s.state}">'
-            f"<b>step {s.step}</b> of {s.steps} · {s.rewires} rewires · {rate} steps/s · <b>{s.state}</b></div>")
+            f"<b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{s.state}</b></div>")
 
 
 def _message(s: Snapshot, corpus: Corpus) -> str:
+    if s.state == "failed":
+        return _words(f"{s.message}. Reset starts over.", wrong=True)
     if s.message:
-        return _words(s.message, wrong=s.state == "failed")
+        return _words(s.message)
     if s.state == "building":
         return _words(f"building the model for {corpus.name!r}: the first time takes some seconds")
     return _words(f"{_method(s.recipe)} on {corpus.name!r}; {corpus.bins().describe()}")

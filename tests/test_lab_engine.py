@@ -1,0 +1,345 @@
+"""The engine of the laboratory: commands, snapshots, errors, threads."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_array
+
+import xmc_explore as xe
+from xmc_explore.corpora import Corpus, Split
+from xmc_explore.training import TrainingError
+from xmc_explore.widgets import engine as engine_module
+from xmc_explore.widgets.engine import THREAD_NAME, Engine
+
+PATIENCE = 60  # seconds after which a test stops waiting: nothing in here takes long
+
+
+def split(n: int, seed: int) -> Split:
+    """Documents with 30 features, the first 20 of which are also their labels."""
+    features = np.random.default_rng(seed).random((n, 30)) < 0.2
+    features[:, 0] |= ~features[:, :20].any(1)
+    return Split(csr_array(features[:, :20].astype(np.float32)), None, csr_array(features.astype(np.float32)))
+
+
+CORPUS = Corpus("tiny", split(300, 0), split(60, 1), [f"label {i}" for i in range(20)])
+RECIPE = xe.Recipe(encoder="features", fan_in=4, aux_clusters=4, warmup=5, rewire_interval=10, eval_interval=10,
+                   batch_size=16)
+
+
+@pytest.fixture
+def make():
+    """A function that makes engines; they are closed in the end."""
+    made = []
+
+    def make(recipe=RECIPE, *, start=True, steps=5000, **options):
+        made.append(Engine(CORPUS, recipe, steps=steps, **options))
+        if start:
+            made[-1].start()
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def wait(engine, condition):
+    snapshot = engine.wait(condition, PATIENCE)
+    assert condition(snapshot), snapshot
+    return snapshot
+
+
+def engine_threads():
+    return [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
+
+
+def losses(engine):
+    return engine.trace().history("loss")[1]
+
+
+def test_a_new_engine_builds_and_then_waits(make):
+    engine = make(start=False)
+    assert engine.snapshot.state == "building"
+    engine.start()
+    snapshot = wait(engine, lambda s: s.state != "building")
+    assert (snapshot.state, snapshot.step, snapshot.steps, snapshot.run) == ("paused", 0, 5000, 1)
+    assert snapshot.features == 30 and len(snapshot.frames) == 1
+
+
+def test_play_advances_and_pause_stops_within_a_step(make):
+    engine = make()
+    engine.play()
+    wait(engine, lambda s: s.step >= 25 and s.state == "playing")
+    ticket = engine._post("pause")
+    snapshot = wait(engine, lambda s: s.handled >= ticket)
+    assert snapshot.state == "paused"
+    time.sleep(0.2)
+    assert engine.snapshot.step == snapshot.step
+    assert snapshot.rewires == snapshot.step // 10 == snapshot.evaluations
+    assert snapshot.steps_per_second > 0
+    assert snapshot.record["step"] == snapshot.step
+    assert "P@1" in snapshot.metrics
+
+
+def test_pause_is_obeyed_before_the_next_step(make, monkeypatch):
+    engine = make()
+    wait(engine, lambda s: s.state == "paused")
+    step, entered, go_on = engine._run.step, threading.Event(), threading.Event()
+
+    def slow_step():
+        entered.set()
+        assert go_on.wait(PATIENCE)
+        return step()
+
+    monkeypatch.setattr(engine._run, "step", slow_step)
+    engine.play()
+    assert entered.wait(PATIENCE)
+    engine.pause()  # in the middle of step 1
+    go_on.set()
+    assert wait(engine, lambda s: s.state == "paused" and s.step > 0).step == 1
+
+
+def test_step_takes_exactly_so_many_steps(make):
+    engine = make()
+    engine.step()
+    assert wait(engine, lambda s: s.state == "paused" and s.step > 0).step == 1
+    engine.step(3)
+    engine.step(4)
+    assert wait(engine, lambda s: s.state == "paused" and s.handled >= 4).step == 8
+    for wrong in (-1, 1.5):
+        with pytest.raises(ValueError, match="whole number"):
+            engine.step(wrong)
+
+
+def test_a_change_takes_effect_with_the_next_step_and_is_recorded(make):
+    engine = make(RECIPE.replace(lr_schedule="constant", warmup=0), start=False)
+    engine.run_for(3)
+    engine.change(lr_factor=0.5, rewire_interval=7)
+    engine.run_for(12)
+    trace = engine.trace()
+    assert trace.history("lr")[1].tolist() == [1.0] * 3 + [0.5] * 12
+    (change,) = trace.events["change"]
+    assert (change["step"], change["options"]) == (3, {"lr_factor": 0.5, "rewire_interval": 7})
+    assert trace.frames == [0, 7, 14]
+    assert engine.snapshot.recipe.lr_factor == 0.5 and engine.snapshot.changes == 1
+
+
+def test_a_bad_change_is_told_and_the_run_goes_on(make):
+    engine = make()
+    engine.step(2)
+    engine.change(lr_factor=-1.0)
+    assert "lr_factor must be at least 0; got -1.0" in wait(engine, lambda s: s.message).message
+    engine.change(fan_in=3)
+    assert "fan_in cannot change during a run" in wait(engine, lambda s: "fan_in" in s.message).message
+    engine.change(lr_facto=1.0)
+    assert "did you mean 'lr_factor'" in wait(engine, lambda s: "mean" in s.message).message
+    engine.step(2)
+    snapshot = wait(engine, lambda s: s.step == 4)
+    assert (snapshot.recipe, snapshot.message) == (RECIPE, "")
+    assert engine.trace().events["change"] == []
+
+
+def test_a_diverged_run_fails_in_words_and_reset_starts_another(make):
+    engine = make(RECIPE.replace(output_lr=1e30, warmup=0, aux_weight=0.0, output_optimizer="sgd"))
+    engine.play()
+    snapshot = wait(engine, lambda s: s.state == "failed")
+    assert "diverged" in snapshot.message and "lower" in snapshot.message
+    failed = engine.trace()
+    assert failed.status == "failed" and failed.steps == snapshot.step
+    engine.play()
+    engine.step()
+    ticket = engine._post("pause")
+    assert wait(engine, lambda s: s.handled >= ticket).state == "failed"
+    engine.reset(RECIPE)
+    snapshot = wait(engine, lambda s: s.state == "paused")
+    assert (snapshot.step, snapshot.run, snapshot.message, snapshot.metrics) == (0, 2, "", {})
+    assert engine.run_for(5).step == 5
+    assert failed.steps == len(failed.history("loss")[0])  # what was recorded is still there
+
+
+def test_a_run_that_cannot_be_built_fails_in_words_and_reset_starts_another(make):
+    engine = make(RECIPE.replace(fan_in=31))
+    assert "fan_in" in wait(engine, lambda s: s.state == "failed").message
+    with pytest.raises(RuntimeError, match="no run yet"):
+        engine.trace()
+    engine.reset(RECIPE)
+    assert wait(engine, lambda s: s.state == "paused").steps == 5000
+
+
+def test_any_error_of_a_step_reaches_the_snapshot(make, monkeypatch):
+    engine = make()
+    wait(engine, lambda s: s.state == "paused")
+
+    def broken():
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(engine._run, "step", broken)
+    engine.play()
+    assert wait(engine, lambda s: s.state == "failed").message == "KeyError('a defect')"
+    assert len(engine_threads()) == 1
+
+
+def test_run_for_raises_what_made_the_run_fail(make):
+    diverging = RECIPE.replace(output_lr=1e30, warmup=0, aux_weight=0.0, output_optimizer="sgd")
+    for start in (False, True):
+        with pytest.raises(TrainingError, match="diverged"):
+            make(diverging, start=start).run_for(50)
+
+
+def test_reset_starts_at_0_with_a_new_trace_and_the_knobs_as_they_stand(make, tmp_path):
+    engine = make(out=tmp_path / "run")
+    engine.run_for(12)
+    engine.change(lr_factor=0.5)
+    first = engine.trace()
+    engine.reset()
+    snapshot = wait(engine, lambda s: s.run == 2 and s.state == "paused")
+    assert (snapshot.step, snapshot.rewires, snapshot.evaluations, snapshot.changes) == (0, 0, 0, 0)
+    assert snapshot.recipe == RECIPE.replace(lr_factor=0.5) and snapshot.steps_per_second is None
+    second = engine.trace()
+    assert (first.folder.name, second.folder.name) == ("run", "run-2")
+    assert second.recipe.lr_factor == 0.5 and second.steps == 0
+    assert xe.Trace(first.folder).status == "interrupted" and xe.Trace(first.folder).steps == 12
+
+
+def test_the_end_of_a_run(make):
+    engine = make(steps=15)
+    engine.play()
+    snapshot = wait(engine, lambda s: s.state == "finished")
+    assert snapshot.step == 15 and snapshot.evaluations == 2 and "Reset" in snapshot.message
+    engine.change(lr_factor=2.0)
+    assert "waits for Reset" in wait(engine, lambda s: "waits" in s.message).message
+    engine.play()
+    assert wait(engine, lambda s: "finished" in s.message).step == 15
+    trace = engine.trace()
+    assert trace.status == "finished" and trace.events["eval"][-1]["final"] and trace.events["change"] == []
+    engine.reset()
+    assert wait(engine, lambda s: s.run == 2 and s.state == "paused").recipe.lr_factor == 2.0
+
+
+def test_a_thread_makes_no_difference_and_neither_does_the_rest_of_the_process(make):
+    alone = make(start=False)
+    with torch.no_grad():  # what a cell may have set
+        alone.run_for(40)
+    torch.manual_seed(1)
+    threaded, beside = make(), make(RECIPE.replace(seed=1))
+    beside.play()
+    threaded.run_for(25)
+    threaded.step(15)
+    wait(threaded, lambda s: s.step == 40 and s.state == "paused")
+    beside.pause()
+    assert wait(beside, lambda s: s.state == "paused").step > 0
+    assert losses(alone).tolist() == losses(threaded).tolist()
+    assert not np.array_equal(losses(beside)[:5], losses(alone)[:5])
+    assert torch.is_grad_enabled()
+
+
+def test_grad_mode_of_the_process_does_not_reach_the_worker(make):
+    torch.set_grad_enabled(False)
+    try:
+        assert make().run_for(3).step == 3
+        with torch.inference_mode():
+            assert make(start=False).run_for(3).step == 3
+    finally:
+        torch.set_grad_enabled(True)
+
+
+def test_a_trace_can_be_taken_while_the_run_is_playing(make):
+    engine = make()
+    engine.play()
+    wait(engine, lambda s: s.step >= 10)
+    for _ in range(5):
+        trace = engine.trace()
+        assert trace.notes == [] and trace.steps >= 10
+        assert len(trace.history("loss")[0]) == trace.steps
+    assert engine.snapshot.state == "playing"
+
+
+def test_a_snapshot_does_not_change(make):
+    engine = make(start=False)
+    engine.run_for(15)
+    early = engine.snapshot
+    record = dict(early.record)
+    engine.run_for(15)
+    assert (early.step, early.rewires, early.record) == (15, 1, record)
+    assert engine.snapshot.version > early.version
+    with pytest.raises(AttributeError):
+        early.step = 0
+
+
+def test_close_leaves_no_thread_and_a_trace_that_loads(make):
+    engine = make()
+    engine.play()
+    wait(engine, lambda s: s.step >= 5)
+    engine.close()
+    assert engine_threads() == []
+    assert engine.snapshot.state == "stopped"
+    trace = engine.trace()
+    assert trace.status == "interrupted" and trace.steps == engine.snapshot.step
+    engine.close()
+    engine.start()
+    assert engine_threads() == []
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.play()
+
+
+def test_an_engine_that_never_started_can_be_closed(make):
+    engine = make(start=False)
+    engine.close()
+    assert engine.snapshot.state == "stopped"
+
+
+def test_an_engine_that_nobody_holds_ends_its_thread():
+    engine = Engine(CORPUS, RECIPE, steps=5000)
+    engine.start()
+    wait(engine, lambda s: s.state == "paused")
+    (thread,) = engine_threads()
+    reference = weakref.ref(engine)
+    del engine
+    gc.collect()
+    thread.join(PATIENCE)
+    assert not thread.is_alive() and reference() is None
+
+
+def test_what_closes_the_engines_at_exit(make):
+    engines = [make(), make()]
+    engine_module._close_all()
+    assert engine_threads() == [] and [e.snapshot.state for e in engines] == ["stopped"] * 2
+
+
+def test_an_interrupt_of_the_cell_pauses_the_thread(make, monkeypatch):
+    engine = make()
+    wait(engine, lambda s: s.state == "paused")
+    ordinary = engine.wait
+
+    def interrupted(condition, timeout=None):
+        monkeypatch.setattr(engine, "wait", ordinary)
+        ordinary(lambda s: s.step >= 3, PATIENCE)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_for(4000)
+    assert 3 <= wait(engine, lambda s: s.state == "paused").step < 4000
+    assert engine.run_for(2).state == "paused"
+
+
+def test_an_interrupt_without_a_thread_ends_the_run(make, monkeypatch):
+    engine = make(start=False)
+    engine.run_for(2)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._run, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run_for(2)
+    assert engine.snapshot.state == "failed" and "Interrupted" in engine.snapshot.message
+    assert engine.trace().status == "interrupted"
+    engine.reset()
+    assert engine.run_for(2).step == 2

@@ -1,0 +1,446 @@
+"""The laboratory without a browser: buttons, knobs, what is painted and sent, closing."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import threading
+import time
+from types import SimpleNamespace
+
+import ipywidgets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ipywidgets.widgets.widget import _instances as live_widgets
+from scipy.sparse import csr_array
+
+import xmc_explore as xe
+from xmc_explore.corpora import Corpus, Split
+from xmc_explore.corpora.corpus import label_bins
+from xmc_explore.training import TrainingError
+from xmc_explore.widgets import lab as lab_module
+from xmc_explore.widgets.canvas import MOST_COLUMNS, MOST_ROWS, NEWBORN, Picture
+from xmc_explore.widgets.charts import LINES, MOST_POINTS, Charts, points
+from xmc_explore.widgets.engine import Engine
+from xmc_explore.widgets.lab import KNOBS, Lab
+
+PATIENCE = 60
+
+
+def split(n: int, seed: int) -> Split:
+    """Documents with 30 features, the first 20 of which are also their labels, of falling frequency."""
+    features = np.random.default_rng(seed).random((n, 30)) < 1 / np.arange(2, 32)
+    features[:, 0] |= ~features[:, :20].any(1)
+    return Split(csr_array(features[:, :20].astype(np.float32)), None, csr_array(features.astype(np.float32)))
+
+
+CORPUS = Corpus("tiny", split(300, 0), split(60, 1), [f"label <{i}>" for i in range(20)])
+RECIPE = xe.Recipe(encoder="bag", hidden=16, fan_in=4, aux_clusters=4, warmup=5, rewire_interval=10, eval_interval=10,
+                   batch_size=16)
+
+
+@pytest.fixture
+def make(monkeypatch):
+    """A function that makes laboratories; they are closed in the end."""
+    made = []
+    monkeypatch.setattr(lab_module, "BLIND_SECONDS", 0.02)  # no browser will answer
+
+    def make(recipe=RECIPE, *, steps=5000, **options):
+        made.append(Lab(CORPUS, recipe, steps=steps, **options))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.close()
+
+
+@pytest.fixture
+def engine():
+    """An engine without a thread."""
+    engine = Engine(CORPUS, RECIPE.replace(aux_weight=0.0, eval_interval=100), steps=5000)
+    yield engine
+    engine.close()
+
+
+def until(condition):
+    """Wait for what another thread brings about."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
+    return value
+
+
+def painted(lab, condition):
+    return until(lambda: condition(lab._painted) and lab._painted)
+
+
+def built(lab):
+    return painted(lab, lambda s: s.state == "paused")
+
+
+def words(widget) -> str:
+    return html.unescape(re.sub(r"<[^>]*>", "", widget.value))
+
+
+# --- buttons and knobs
+
+
+def test_the_public_name_is_the_laboratory():
+    assert xe.Lab is Lab
+
+
+def test_buttons_do_what_they_say(make):
+    lab = make()
+    built(lab)
+    lab.buttons["Step"].click()
+    assert painted(lab, lambda s: s.step == 1 and s.state == "paused")
+    lab.buttons["+10"].click()
+    assert painted(lab, lambda s: s.step == 11 and s.state == "paused")
+    lab.buttons["Play"].click()
+    painted(lab, lambda s: s.step > 30 and s.state == "playing")
+    lab.buttons["Pause"].click()
+    step = painted(lab, lambda s: s.state == "paused").step
+    time.sleep(0.2)
+    assert lab.engine.snapshot.step == step
+    lab.buttons["Reset"].click()
+    assert painted(lab, lambda s: s.run == 2 and s.state == "paused").step == 0
+    assert all(button.tooltip for button in lab.buttons.values())
+
+
+def test_the_status_line(make):
+    lab = make()
+    built(lab)
+    assert words(lab.status) == "step 0 of 5000 · 0 rewires · – steps/s · paused"
+    lab.run(12)
+    assert re.fullmatch(r"step 12 of 5000 · 1 rewire · \d+ steps/s · paused", words(lab.status))
+    for attribute in ('role="status"', 'aria-live="polite"', 'data-step="12"', 'data-state="paused"'):
+        assert attribute in lab.status.value
+
+
+@pytest.mark.parametrize("option", [knob[0] for knob in KNOBS])
+def test_a_knob_changes_the_run(make, option):
+    lab = make()
+    built(lab)
+    knob = lab.knobs[option]
+    assert knob.value == getattr(RECIPE, option)
+    knob.index += 1
+    until(lambda: getattr(lab.recipe, option) == knob.value)
+    lab.run(1)
+    assert lab.trace.events["change"] == [
+        {"kind": "change", "step": 0, "options": {option: pytest.approx(knob.value)}}]
+    assert knob.description and not knob.disabled
+
+
+def test_reset_keeps_the_knobs(make):
+    lab = make()
+    lab.run(3)
+    lab.knobs["rewire_interval"].value = 5
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    lab.run(5)
+    assert lab.trace.recipe.rewire_interval == 5 and lab.trace.frames == [0, 5]
+
+
+def test_a_recipe_between_the_stops_of_a_knob(make):
+    lab = make(RECIPE.replace(rewire_interval=37, lr_factor=0.123))
+    assert lab.knobs["rewire_interval"].label == "37 steps" and lab.knobs["lr_factor"].value == 0.123
+
+
+@pytest.mark.parametrize("output", ["dense", "bottleneck"])
+def test_a_layer_that_is_not_sparse_has_nothing_to_rewire(make, output):
+    lab = make(xe.Recipe.method(output, encoder="bag", hidden=16, warmup=5, eval_interval=10))
+    lab.run(12)
+    assert [name for name, knob in lab.knobs.items() if knob.disabled] == ["rewire_interval", "rewire_fraction"]
+    assert output in lab.canvas.caption and lab.canvas.shape == [0, 0] and lab.canvas.pixels == b""
+    assert lab.charts.figure.data[0].y.size == 12
+
+
+# --- what is painted
+
+
+def curve(lab, field):
+    return lab.charts.figure.data[[line.field for line in LINES].index(field)]
+
+
+def test_the_figure_shows_the_trace(make):
+    lab = make()
+    trace = lab.run(35)
+    for field in ("main", "grad", "P@1", "P@1/tail", "recall@5", "recall@5/head"):
+        steps, values = trace.history(field)
+        np.testing.assert_array_equal(curve(lab, field).x, steps)
+        np.testing.assert_allclose(curve(lab, field).y, values, rtol=1e-6)
+    assert lab.charts.figure._config["showSendToCloud"] is False
+    lab.run(10)
+    assert curve(lab, "main").x[-1] == 45 and curve(lab, "P@1").x.tolist() == [10, 20, 30, 40]
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2)
+    assert all(line.x.size == 0 for line in lab.charts.figure.data)
+
+
+def test_the_auxiliary_curve_ends_where_its_objective_ends(make):
+    lab = make(RECIPE.replace(aux_cutoff=0.5), steps=20)
+    lab.run(20)
+    assert np.isfinite(curve(lab, "auxiliary").y).tolist() == [True] * 10 + [False] * 10
+
+
+@given(st.integers(0, 5 * MOST_POINTS))
+def test_thinning_keeps_the_last_point_and_moves_none(n):
+    steps, values = points([{"step": i + 1, "loss": float(i)} for i in range(n)], "loss")
+    assert len(steps) <= MOST_POINTS + 1 and np.array_equal(values, steps - 1)
+    if n <= MOST_POINTS:
+        assert len(steps) == n
+    if n:
+        assert steps[0] == 1 and steps[-1] == n
+        assert len(set(np.diff(steps)[:-1].tolist())) <= 1
+
+
+def test_the_picture_shows_the_connectivity_of_the_trace(make):
+    lab = make()
+    trace = lab.run(45)
+    assert trace.frames == [0, 10, 20, 30, 40]
+    pixels = np.frombuffer(lab.canvas.pixels, np.uint8).reshape(lab.canvas.shape)
+    labels = lab._picture.labels
+    assert sorted(labels) == list(range(20)) and lab.canvas.shape == [20, 16]
+    expected = np.zeros((20, 16), bool)
+    expected[np.arange(20)[:, None], trace.connectivity(-1)[labels]] = True
+    np.testing.assert_array_equal(pixels > 0, expected)
+    newborn = np.zeros((20, 16), bool)
+    slots = trace.changed(4)
+    newborn[np.argsort(labels)[slots // 4], trace.connectivity(-1).reshape(-1)[slots]] = True
+    np.testing.assert_array_equal(pixels == NEWBORN, newborn)
+    survivors = np.zeros((20, 16), bool)
+    untouched = np.setdiff1d(np.arange(80), np.concatenate([trace.changed(f) for f in range(1, 5)]))
+    survivors[np.argsort(labels)[untouched // 4], trace.connectivity(0).reshape(-1)[untouched]] = True
+    np.testing.assert_array_equal(pixels == 1, survivors)
+
+
+def test_the_caption_counts_what_moved(make):
+    lab = make()
+    built(lab)
+    assert lab.canvas.caption == "At the start: each of 20 labels reads 4 features drawn at random."
+    trace = lab.run(10)
+    slots, bins = trace.changed(1), CORPUS.bins()
+    moved = {name: np.isin(slots // 4, bins.labels(name)).sum() / (4 * len(bins.labels(name))) for name in bins.names}
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in moved.items())
+    assert lab.canvas.caption == f"Rewire at step 10: {len(slots)} of 80 connections moved; {shares}."
+    assert lab.canvas.rows[0] == f"label <0>: head, used {bins.frequency[0]} times"
+    assert [band["name"] for band in lab.canvas.bands] == ["head", "torso", "tail"]
+
+
+def test_many_labels_and_features_are_thinned():
+    rng = np.random.default_rng(0)
+    bins = label_bins(rng.permutation(np.maximum(40_000 // np.arange(1, 20_001), 1)))
+    indices = rng.integers(0, 3000, (20_000, 8))
+    picture = Picture(indices, bins, 3000)
+    assert sum(picture.rows_of_bin) == MOST_ROWS and max(picture.rows_of_bin) - min(picture.rows_of_bin) <= 1
+    assert picture.pixels().shape[1] <= MOST_COLUMNS
+    assert len(np.unique(picture.labels)) == MOST_ROWS
+    by_bin = np.split(picture.labels, np.cumsum(picture.rows_of_bin)[:-1])
+    for name, labels in zip(bins.names, by_bin, strict=True):
+        assert np.isin(labels, bins.labels(name)).all()
+        assert (np.diff(bins.frequency[labels]) <= 0).all()
+        assert bins.frequency[labels[0]] == bins.frequency[bins.labels(name)].max()
+    row, column = np.nonzero(picture.pixels())
+    read = {(r, f // picture.features_per_column) for r, label in enumerate(picture.labels) for f in indices[label]}
+    assert set(zip(row.tolist(), column.tolist(), strict=True)) == read
+
+
+# --- what is sent
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Every message to the browser: (widget, its message without bytes, how many bytes)."""
+    messages = []
+    original = ipywidgets.Widget._send
+
+    def send(self, message, buffers=None):
+        messages.append((self, message, sum(memoryview(b).nbytes for b in buffers or ())))
+        return original(self, message, buffers)
+
+    monkeypatch.setattr(ipywidgets.Widget, "_send", send)
+    return messages
+
+
+def updates(sent, widget, name):
+    """What was sent of one trait."""
+    return [m["state"].get(name, True) for w, m, _ in sent
+            if w is widget and (m["state"].get(name) is not None or [name] in m["buffer_paths"])]
+
+
+def test_the_picture_is_sent_at_a_rewire_and_at_no_other_step(make, sent):
+    lab = make()
+    built(lab)
+    lab.run(9)
+    sent.clear()
+    lab.run(1)
+    assert len(updates(sent, lab.canvas, "pixels")) == 1
+    sent.clear()
+    lab.run(9)
+    assert updates(sent, lab.canvas, "caption") == updates(sent, lab.canvas, "pixels") == []
+
+
+def test_curves_travel_as_bytes_and_in_one_message(engine, sent):
+    charts = Charts()
+    engine.run_for(2 * MOST_POINTS)
+    sent.clear()
+    charts.draw(engine.snapshot)
+    (update,) = updates(sent, charts.figure, "_py2js_update")
+    assert len(json.dumps(update)) < 2000
+    drawn = 3 * (MOST_POINTS + 1) + 8 * engine.snapshot.evaluations
+    assert [size for _, m, size in sent if m["state"].get("_py2js_update")] == [12 * drawn]  # an int32 and a float64
+    sent.clear()
+    charts.draw(engine.snapshot)
+    assert sent == []
+
+
+def test_nothing_is_sent_while_nothing_happens(make, sent):
+    lab = make()
+    lab.run(3)
+    until(lambda: lab._painted.version == lab.engine.snapshot.version)
+    time.sleep(0.2)
+    sent.clear()
+    time.sleep(0.5)
+    assert sent == []
+
+
+def test_the_painter_waits_for_the_browser_and_then_shows_the_latest(make, monkeypatch):
+    monkeypatch.setattr(lab_module, "BLIND_SECONDS", PATIENCE)
+    lab = make()
+    until(lambda: lab.canvas.tick == 1)
+    for steps in (3, 7):
+        lab.engine.step(steps)
+    lab.engine.wait(lambda s: s.step == 10, PATIENCE)
+    time.sleep(0.2)
+    assert lab.canvas.tick == 1 and lab._painted.step == 0
+    lab.canvas.set_state({"seen": 1})
+    until(lambda: lab.canvas.tick == 2)
+    assert painted(lab, lambda s: s.step > 0).step == 10
+
+
+def test_a_message_from_the_browser_does_not_swallow_an_update(engine, sent):
+    """While a message from the browser is dealt with, traitlets holds back whatever else changes on that widget."""
+    engine.run_for(5)
+    charts = Charts()
+    entered, go_on = threading.Event(), threading.Event()
+
+    class Slow(dict):
+        def __getitem__(self, name):  # is called while the notifications are held
+            entered.set()
+            go_on.wait(PATIENCE)
+            return super().__getitem__(name)
+
+    browser = threading.Thread(target=charts.figure.set_state, args=[Slow(_last_layout_edit_id=1)])
+    browser.start()
+    assert entered.wait(PATIENCE)
+    sent.clear()
+    painter = threading.Thread(target=charts.draw, args=(engine.snapshot,))
+    painter.start()
+    painter.join(0.3)
+    go_on.set()
+    browser.join(PATIENCE)
+    painter.join(PATIENCE)
+    assert len(updates(sent, charts.figure, "_py2js_update")) == 1
+
+
+# --- errors
+
+
+def test_a_failure_is_shown_and_raised_and_reset_heals(make):
+    lab = make(RECIPE.replace(lr_factor=1e30, warmup=0, aux_weight=0.0, output_optimizer="sgd"))
+    with pytest.raises(TrainingError, match="diverged"):
+        lab.run(50)
+    assert lab.state == "failed" and "diverged" in words(lab.message) and "Reset" in words(lab.message)
+    assert 'role="alert"' in lab.message.value
+    lab.knobs["lr_factor"].value = 0.1
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    assert lab.run(5).steps == 5 and 'role="alert"' not in lab.message.value
+
+
+def test_play_after_the_end_says_what_to_do(make):
+    lab = make(steps=5)
+    lab.run(5)
+    assert words(lab.message) == "The run is finished. Reset starts another."
+    lab.knobs["lr_factor"].value = 0.1
+    until(lambda: "waits for Reset" in words(lab.message))
+    lab.buttons["Play"].click()
+    until(lambda: words(lab.message) == "The run is finished. Reset starts another.")
+    assert lab.state == "finished"
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_the_painter(make, monkeypatch):
+    lab = make()
+    built(lab)
+
+    def broken(snapshot):
+        raise OSError("no <ink>")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.charts, "draw", broken)
+        lab.buttons["Step"].click()
+        until(lambda: "no <ink>" in words(lab.message))
+    lab.buttons["Step"].click()
+    painted(lab, lambda s: s.step == 2)
+    assert list(curve(lab, "main").x) == [1, 2]
+
+
+# --- in a notebook
+
+
+def test_close_leaves_no_thread_and_no_widget(make):
+    before = set(live_widgets)
+    lab = make()
+    lab.run(3)
+    lab.buttons["Play"].click()
+    lab.close()
+    assert not {t.name for t in threading.enumerate()} & {"xmc-engine", "xmc-painter"}
+    assert set(live_widgets) <= before
+    assert lab.state == "stopped" and lab.trace.status == "interrupted" and lab.trace.steps >= 3
+    lab.close()
+
+
+def test_running_a_cell_again_closes_what_it_made_before(make, monkeypatch):
+    running = {}
+    shell = SimpleNamespace(get_parent=lambda: {"header": {"msg_id": running["request"]},
+                                                "metadata": {"cellId": running["cell"]}})
+    monkeypatch.setattr(lab_module, "get_ipython", lambda: shell)
+    monkeypatch.setattr(lab_module, "_of_cell", {})
+    running.update(request="1", cell="a")
+    first, beside = make(), make()
+    running.update(request="2", cell="b")
+    other = make()
+    assert "stopped" not in (first.state, beside.state, other.state)
+    running.update(request="3", cell="a")
+    again = make()
+    assert first.state == beside.state == "stopped"
+    assert other.run(2).steps == again.run(2).steps == 2
+
+
+def test_what_a_saved_notebook_keeps(make, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data)
+
+    def display(data, raw, display_id=None):
+        shown.append(data)
+        return Handle()
+
+    monkeypatch.setattr(lab_module, "display", display)
+    lab = make()
+    lab.run(12)
+    lab._ipython_display_()
+    view, kept = shown
+    assert view["application/vnd.jupyter.widget-view+json"]["model_id"] == lab.widget.model_id
+    assert view["text/plain"] == repr(lab)
+    assert list(kept) == ["text/html"]
+    text = html.unescape(kept["text/html"])
+    assert "step 12 of 5000" in text and "P@1" in text and "SET + auxiliary" in text
+    lab.run(3)
+    assert "step 15 of 5000" in shown[-1]["text/html"]

@@ -1,0 +1,126 @@
+"""The parts of the classifier: losses against torch, clusters, the memory ledger."""
+
+import numpy as np
+import pytest
+import torch
+from corpus_for_tests import tiny_corpus
+from scipy.sparse import csr_array
+
+import xmc_explore as xe
+from xmc_explore import memory
+from xmc_explore.auxiliary import balanced_clusters, label_clusters
+from xmc_explore.encoders import BagEncoder, TokenRows, TransformerEncoder, load_tokenizer
+from xmc_explore.model import Classifier, bce, first_bias, squared_hinge
+from xmc_explore.training import Run
+
+
+def test_losses_against_their_definitions():
+    logits = (3 * torch.randn(5, 7, dtype=torch.float64)).requires_grad_()
+    y = (torch.rand(5, 7) < 0.3).double()
+    rows, columns = y.nonzero(as_tuple=True)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, reduction="sum") / 5
+    torch.testing.assert_close(bce(logits, rows, columns), expected)
+    torch.testing.assert_close(torch.autograd.grad(bce(logits, rows, columns), logits)[0],
+                               (logits.sigmoid() - y) / 5)
+    hinge = torch.relu(1 - (2 * y - 1) * logits).square().sum() / 5
+    torch.testing.assert_close(squared_hinge(logits, rows, columns), hinge)
+
+
+def test_the_first_bias_predicts_the_frequency_of_each_label():
+    corpus = tiny_corpus(texts=False)
+    bias = first_bias(corpus, xe.Recipe(encoder="features"))
+    share = corpus.label_frequency / len(corpus.train)
+    assert np.allclose(bias.sigmoid(), share, atol=0.002)
+    assert (first_bias(corpus, xe.Recipe(loss="squared_hinge")) == -1).all()
+    assert (first_bias(corpus, xe.Recipe(bias_init="zero")) == 0).all()
+
+
+@pytest.mark.parametrize("method, parts", [
+    ("dense", torch.nn.Linear), ("bottleneck", torch.nn.Sequential), ("SET", xe.FixedFanIn)])
+def test_output_layers(method, parts):
+    corpus = tiny_corpus()
+    model = Classifier(corpus, xe.Recipe.method(method, hidden=40))
+    assert isinstance(model.output, parts) and model.auxiliary is None
+    batch = model.encoder.documents(corpus.test).batch(np.arange(6), torch.device("cpu"))
+    assert model(batch).logits.shape == (6, 30) and model(batch).clusters is None
+    model.add_auxiliary(5)
+    assert model(batch, with_clusters=True).clusters.shape == (6, 5)
+
+
+def test_intermediate_layer_with_and_without_non_linearity():
+    corpus = tiny_corpus()
+    with_relu = Classifier(corpus, xe.Recipe(hidden=40, intermediate=64))
+    without = Classifier(corpus, xe.Recipe(hidden=40, intermediate=64, intermediate_activation="none"))
+    assert with_relu.output.in_features == without.output.in_features == 64
+    h = torch.randn(3, 40)
+    assert torch.equal(with_relu.intermediate(h), without.intermediate(h).relu())
+
+
+def test_bag_encoder_is_the_mean_of_the_pretrained_tokens():
+    corpus = tiny_corpus()
+    encoder = BagEncoder(corpus, xe.Recipe(), torch.Generator().manual_seed(0))
+    ids, offsets, weights = encoder.documents(corpus.test).batch(np.array([4]), torch.device("cpu"))
+    assert float(weights.sum()) == pytest.approx(1)
+    tokens = load_tokenizer("minilm")(corpus.test.texts[4], add_special_tokens=False)["input_ids"]
+    assert sorted(encoder.used[ids]) == sorted(set(tokens))
+    from xmc_explore.encoders import token_embeddings
+
+    torch.testing.assert_close(encoder.embedding(ids, offsets, per_sample_weights=weights)[0],
+                               token_embeddings("minilm")[tokens].mean(0))
+
+
+def test_padding_does_not_change_a_document():
+    encoder = TransformerEncoder(xe.Recipe(encoder="transformer")).eval()
+    docs = TokenRows([np.array([101, 2003, 102]), np.array([101, 2003, 2009, 2025, 7592, 102])], 0)
+    device = torch.device("cpu")
+    with torch.no_grad():
+        alone = encoder(docs.batch(np.array([0]), device))[0]
+        padded = encoder(docs.batch(np.array([0, 1]), device))[0]
+    torch.testing.assert_close(alone, padded, rtol=1e-4, atol=1e-5)
+
+
+def test_clusters_are_balanced_and_random_ones_ignore_the_texts():
+    corpus = tiny_corpus()
+    for clustering in ("kmeans", "random"):
+        for n in (1, 4, 7, 30):
+            cluster = label_clusters(corpus, xe.Recipe(aux_clusters=n, aux_clustering=clustering))
+            sizes = np.bincount(cluster, minlength=n)
+            assert len(sizes) == n and sizes.max() - sizes.min() <= 1
+
+
+def test_balanced_two_means_finds_planted_clusters():
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(8), 25)
+    vectors = np.zeros((200, 80))
+    for i, c in enumerate(of):
+        vectors[i, rng.choice(np.arange(10 * c, 10 * c + 10), 6, replace=False)] = 1
+    order = rng.permutation(200)
+    found = np.empty(200, int)
+    found[order] = balanced_clusters(csr_array(vectors[order] / 6**0.5), 8, rng)
+    pure = sum(np.bincount(found[of == c]).max() for c in range(8))
+    assert pure >= 150  # chance would give about 55
+
+
+def test_the_ledger_is_what_the_tensors_take():
+    corpus = tiny_corpus()
+    for method, kind, size in (("SET", "sparse", 8), ("dense", "dense", 0), ("bottleneck", "bottleneck", 3)):
+        recipe = xe.Recipe.method(method, hidden=40, aux_clusters=4, bottleneck_width=3)
+        run = Run(corpus, recipe, steps=5)
+        record = run.step()
+        run.close("interrupted")
+        assert record["output_bytes"] == memory.predicted(kind, 40, 30, size)
+
+
+def test_the_ledger_at_the_sizes_of_the_paper():
+    gib = 2**30
+    assert memory.predicted("dense", 768, 2_812_281) / gib == pytest.approx(32.18, abs=0.06)
+    assert memory.predicted("sparse", 768, 670_091, 128) / gib == pytest.approx(1.44, abs=0.02)
+    assert memory.index_bytes(32768) == 2 and memory.index_bytes(32769) == 4
+    with pytest.raises(ValueError, match="kind='masked'"):
+        memory.predicted("masked", 1, 1)
+
+
+def test_a_bottleneck_of_equal_memory_is_one():
+    width = memory.bottleneck_width(512, 4000, 8)
+    sparse = memory.predicted("sparse", 512, 4000, 8)
+    assert abs(memory.predicted("bottleneck", 512, 4000, width) - sparse) <= 0.5 * 16 * (4000 + 513)

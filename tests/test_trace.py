@@ -1,0 +1,82 @@
+"""Reading traces, the damaged ones above all."""
+
+import shutil
+
+import numpy as np
+import pytest
+from corpus_for_tests import tiny_corpus
+
+import xmc_explore as xe
+from xmc_explore.trace import TraceError
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("traces") / "run"
+    recipe = xe.Recipe(encoder="features", aux_clusters=4, fan_in=6, warmup=5, batch_size=32, rewire_interval=10)
+    xe.train(tiny_corpus(texts=False), recipe, steps=50, out=folder, progress=False)
+    return folder
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "run")
+
+
+def test_history_table_and_metrics_agree(folder):
+    trace = xe.Trace(folder)
+    steps, loss = trace.history("loss")
+    assert steps.tolist() == list(range(1, 51)) and np.isfinite(loss).all()
+    assert trace.table("step")["loss"].tolist() == loss.tolist()
+    steps, precision = trace.history("P@1")
+    assert steps.tolist() == [5, 10, 15, 20, 25, 30, 35, 40, 45, 50]
+    assert trace.metrics("test")["P@1"] == precision[-1] == trace.table("eval")["P@1"].iloc[-1]
+    assert len(trace.history("auxiliary")[0]) == 20
+    with pytest.raises(KeyError, match="'P@2' is not recorded for 'test'; there is .*P@1"):
+        trace.history("P@2")
+    with pytest.raises(KeyError, match="no evaluation on 'train' was recorded"):
+        trace.metrics("train")
+    assert "finished, 50 of 50 steps" in repr(trace) and "3 rewires" in repr(trace)
+
+
+def test_a_dense_run_has_no_connectivity():
+    trace = xe.train(tiny_corpus(texts=False), xe.Recipe.method("dense", encoder="features"), steps=3, progress=False)
+    assert trace.frames == []
+    with pytest.raises(IndexError, match="its output layer is not sparse"):
+        trace.connectivity()
+
+
+def test_frames_in_any_order(folder):
+    trace = xe.Trace(folder)
+    forward = [trace.connectivity(i) for i in range(4)]
+    for i in (3, 1, 2, 0, -1):
+        assert np.array_equal(trace.connectivity(i), forward[i])
+    with pytest.raises(IndexError, match="frame 4 of 4"):
+        trace.connectivity(4)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda f: shutil.rmtree(f), "is not a trace: it has no run.json"),
+    (lambda f: (f / "run.json").write_text("{"), "run.json: not JSON"),
+    (lambda f: (f / "run.json").write_text("[1]"), "expected an object, found list"),
+    (lambda f: (f / "run.json").write_text('{"format": 99}'), "trace format 99, this version reads 1"),
+    (lambda f: (f / "run.json").write_text('{"format": 1, "recipe": {"fan_on": 3}}'), "did you mean 'fan_in'"),
+    (lambda f: (f / "labels.json").unlink(), "labels.json is missing"),
+    (lambda f: (f / "events.jsonl").write_text('{"kind": "step"}\nnonsense\n'), "events.jsonl, line 2: not an event"),
+    (lambda f: (f / "events.jsonl").write_text('3\n'), "events.jsonl, line 1: not an event"),
+    (lambda f: (f / "connectivity" / "00001.npz").write_bytes(b"PK"), "00001.npz: not a frame of connectivity"),
+    (lambda f: np.savez(f / "connectivity" / "00001.npz", step=np.array([{}], dtype=object)), "00001.npz: not a frame"),
+])
+def test_damage_is_named(folder, damage, words):
+    damage(folder)
+    with pytest.raises(TraceError, match=words):
+        xe.Trace(folder)
+
+
+def test_what_is_missing_is_noted(folder):
+    (folder / "connectivity" / "00002.npz").unlink()
+    trace = xe.Trace(folder)
+    assert trace.frames == [0, 10] and "00002.npz is missing" in trace.notes[0] and "note:" in repr(trace)
+    (folder / "events.jsonl").unlink()
+    trace = xe.Trace(folder)
+    assert trace.steps == 0 and trace.status == "running or killed" and "before its first step" in trace.notes[0]
