@@ -20,10 +20,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 ARTEFACTS = Path(__file__).resolve().parent / "artefacts"
 START_SECONDS = 60
-SETTINGS = {
-    "apputils-extension/themes": {"theme": "JupyterLab Light"},
-    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-}
+SETTINGS = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,30 @@ class Server:
     def address(self, notebook: str) -> str:
         return f"{self.url}lab/tree/{notebook}?token={self.token}"
 
+    def end_kernels(self) -> None:
+        """End every kernel, as a restarted machine would."""
+        for session in json.loads(self._ask("api/sessions")):
+            self._ask(f"api/sessions/{session['id']}", method="DELETE")
+
+    def _ask(self, path: str, method: str = "GET") -> bytes:
+        headers = {"Authorization": f"token {self.token}"}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
 
 @contextmanager
-def jupyter_lab(folder: Path, *, theme: str = "JupyterLab Light") -> Iterator[Server]:
+def jupyter_lab(folder: Path, **settings: dict[str, object]) -> Iterator[Server]:
     """Serve `folder` on the loopback with settings of its own; whatever was started is ended with the block.
 
+    `settings` are those of JupyterLab's extension for applications: themes={"theme": "JupyterLab Dark"}, say.
     Raises RuntimeError with the server's last words if it does not come up.
     """
     own = folder / ".jupyter"
-    for name, settings in SETTINGS.items():
+    for name, values in (SETTINGS | {f"apputils-extension/{name}": v for name, v in settings.items()}).items():
         path = own / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings | ({"theme": theme} if "theme" in settings else {})))
+        path.write_text(json.dumps(values))
     environment = os.environ | {
         "JUPYTER_CONFIG_DIR": str(own / "config"), "JUPYTER_DATA_DIR": str(own / "data"),
         "JUPYTER_RUNTIME_DIR": str(own / "runtime"), "IPYTHONDIR": str(own / "ipython"),
@@ -127,8 +136,7 @@ class Opened:
     errors: list[str] = field(default_factory=list)
 
     def run_all(self) -> None:
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        self.choose("Run", "Run All Cells")
 
     def run_cell(self, number: int) -> None:
         """Run one code cell with Ctrl-Enter, and see that it has been sent."""
@@ -144,15 +152,24 @@ class Opened:
         expect(self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_visible(
             timeout=timeout)
 
-    def hide_sidebar(self) -> None:
-        if self.page.locator(".jp-FileBrowser").is_visible():
-            self.page.keyboard.press("Control+b")
-            expect(self.page.locator(".jp-FileBrowser")).to_be_hidden()
+    def toggle_sidebar(self) -> None:
+        was_visible = self.page.locator(".jp-FileBrowser").is_visible()
+        self.page.keyboard.press("Control+b")
+        expect(self.page.locator(".jp-FileBrowser")).to_be_visible(visible=not was_visible)
+
+    def choose(self, *path: str) -> None:
+        """Choose an entry of the menus: choose("Run", "Run All Cells")."""
+        for name in path:
+            self.page.get_by_role("menuitem", name=name, exact=True).click()
+
+    def output(self, number: int) -> Locator:
+        """What code cell `number` has put out."""
+        return self.page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-OutputArea-output")
 
     def cell_errors(self) -> list[str]:
         """What any cell has put on stderr or raised."""
-        found = self.page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']")
-        return found.all_inner_texts()
+        mime = "application/vnd.jupyter."
+        return self.page.locator(f"[data-mime-type='{mime}stderr'], [data-mime-type='{mime}error']").all_inner_texts()
 
     def foreign_requests(self, server: Server) -> list[str]:
         """Requests to any place but the server."""

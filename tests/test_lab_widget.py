@@ -22,7 +22,7 @@ from xmc_explore.corpora import Corpus, Split
 from xmc_explore.corpora.corpus import label_bins
 from xmc_explore.training import TrainingError
 from xmc_explore.widgets import lab as lab_module
-from xmc_explore.widgets.canvas import MOST_COLUMNS, MOST_ROWS, NEWBORN, Picture
+from xmc_explore.widgets.canvas import MOST_COLUMNS, MOST_ROWS, NEWBORN, Connectivity
 from xmc_explore.widgets.charts import LINES, MOST_POINTS, Charts, points
 from xmc_explore.widgets.engine import Engine
 from xmc_explore.widgets.lab import KNOBS, Lab
@@ -235,7 +235,7 @@ def test_many_labels_and_features_are_thinned():
     rng = np.random.default_rng(0)
     bins = label_bins(rng.permutation(np.maximum(40_000 // np.arange(1, 20_001), 1)))
     indices = rng.integers(0, 3000, (20_000, 8))
-    picture = Picture(indices, bins, 3000)
+    picture = Connectivity(indices, bins, 3000)
     assert sum(picture.rows_of_bin) == MOST_ROWS and max(picture.rows_of_bin) - min(picture.rows_of_bin) <= 1
     assert picture.pixels().shape[1] <= MOST_COLUMNS
     assert len(np.unique(picture.labels)) == MOST_ROWS

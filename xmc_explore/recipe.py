@@ -70,10 +70,10 @@ class Recipe:
     rewire_schedule: str = "cosine"
     rewire_end: float = 0.66
     init_mode: str = "zero"
-    reset_moments: bool = False  # as the paper's code; from zero moments, Adam's first steps are several times too long
+    reset_moments: bool = True  # the paper's code keeps them
 
     # Auxiliary objective; a weight of 0 means none. total = (1 - w) main + w aux, w falls to 0 at the cut-off.
-    aux_weight: float = 0.4
+    aux_weight: float = 0.8  # both losses are sums, and there are fewer clusters than labels; the paper has 0.4-0.5
     aux_cutoff: float = 0.4
     aux_clusters: int = 128
     aux_clustering: str = "kmeans"  # "random" is the paper's control
@@ -86,7 +86,7 @@ class Recipe:
     output_optimizer: str = "adamw"
     encoder_lr: float = 1e-3
     intermediate_lr: float = 1e-3
-    output_lr: float = 1e-2
+    output_lr: float = 5e-3
     aux_lr: float = 1e-3
     lr_factor: float = 1.0  # multiplies every learning rate: the live knob
     momentum: float = 0.9  # of SGD
@@ -173,7 +173,7 @@ LIVE = ("rewire_interval", "rewire_fraction", "rewire_threshold", "rewire_end", 
         "aux_cutoff", "lr_factor", "loss", "eval_interval", "eval_documents")
 
 METHODS: dict[str, dict[str, Any]] = {
-    "dense": dict(output="dense", aux_weight=0.0, output_lr=1e-3),
+    "dense": dict(output="dense", aux_weight=0.0, output_lr=2e-3),
     "bottleneck": dict(output="bottleneck", aux_weight=0.0),
     "static": dict(rewire_interval=0, aux_weight=0.0),
     "SET": dict(aux_weight=0.0),

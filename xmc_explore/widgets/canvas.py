@@ -16,7 +16,7 @@ MOST_ROWS, MOST_COLUMNS = 168, 256  # as many as a small screen has room for
 NEWBORN = 255  # the value of a connection that the last rewire made
 
 
-class Picture:
+class Connectivity:
     """The connections of some labels, kept up to date rewire by rewire.
 
     `labels` [R] are the labels shown: as many of head, torso and tail as there are, up to `MOST_ROWS` together, each
@@ -76,7 +76,7 @@ def _thinned(bins: LabelBins, most: int) -> list[np.ndarray]:
 
 
 class Canvas(Guarded, anywidget.AnyWidget):
-    """Shows a `Picture`; `pixels` travels as bytes, and only when it has changed.
+    """Shows a `Connectivity`; `pixels` travels as bytes, and only when it has changed.
 
     `tick` and `seen` pace whoever paints: the browser answers each tick when it has drawn everything before it.
     """
@@ -99,7 +99,7 @@ class Canvas(Guarded, anywidget.AnyWidget):
             self.pixels, self.shape, self.flash, self.bands, self.rows = b"", [0, 0], False, [], []
             self.caption = caption
 
-    def begin(self, picture: Picture, label_names: list[str]) -> None:
+    def begin(self, picture: Connectivity, label_names: list[str]) -> None:
         """Show the first picture of a run."""
         bins = picture.bins
         with self.hold_sync():
@@ -112,7 +112,7 @@ class Canvas(Guarded, anywidget.AnyWidget):
             self.show(picture, f"At the start: each of {len(bins.of_label):,} labels reads {picture.fan_in} features "
                                f"drawn at random.", flash=False)
 
-    def show(self, picture: Picture, caption: str, *, flash: bool) -> None:
+    def show(self, picture: Connectivity, caption: str, *, flash: bool) -> None:
         """Show a later picture; `flash` marks what has just been born for a moment."""
         pixels = picture.pixels()
         with self.hold_sync():

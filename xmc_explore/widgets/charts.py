@@ -77,7 +77,7 @@ class Charts:
         """Bring the curves up to date."""
         lengths = {"step": snapshot.step, "eval": snapshot.evaluations}
         run, drawn = self._drawn
-        with self.figure.batch_update():
+        with self.figure.drawing, self.figure.batch_update():
             for line, curve in zip(LINES, self.figure.data, strict=True):
                 if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                     events = snapshot.events.get(line.kind, [])[:lengths[line.kind]]

@@ -15,7 +15,7 @@ from IPython.display import display
 from ..corpora import Corpus
 from ..recipe import Recipe
 from ..trace import Trace
-from .canvas import Canvas, Picture
+from .canvas import Canvas, Connectivity
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
 
@@ -63,7 +63,7 @@ class Lab:
         self._bins = corpus.bins()
         self._painting = threading.Lock()
         self._painted = Snapshot(version=-1)
-        self._picture: Picture | None = None
+        self._picture: Connectivity | None = None
         self._saved, self._saved_text = None, ""
         self._build(self.engine.snapshot.recipe)
         self._answered = threading.Event()
@@ -171,7 +171,7 @@ class Lab:
                 self.canvas.clear(words)
             return
         if self._picture is None:
-            self._picture = Picture(snapshot.frames[0]["indices"], self._bins, snapshot.features)
+            self._picture = Connectivity(snapshot.frames[0]["indices"], self._bins, snapshot.features)
             self.canvas.begin(self._picture, self.corpus.label_names)
             done = 0
         else:

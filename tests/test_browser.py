@@ -1,0 +1,256 @@
+"""The laboratory in a real JupyterLab in a real browser: what a user clicks and sees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jupyter_browser import LabView, jupyter_lab, open_notebook, with_parameters, write_notebook
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.browser
+
+TESTS = Path(__file__).resolve().parent
+NOTEBOOKS = TESTS.parent / "notebooks"
+CORPUS = f"""\
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import xmc_explore as xe
+from corpus_for_tests import tiny_corpus
+corpus = tiny_corpus(texts=False)
+recipe = xe.Recipe(encoder="bag", hidden=32, fan_in=4, aux_clusters=4, warmup=20, eval_interval=50)"""
+LAB = "lab = xe.Lab(corpus, recipe, steps=100_000)\nlab"
+SUBSHELLS = {"with subshells": "perCommTarget", "without": "disabled"}
+
+
+def small(folder: Path) -> str:
+    return write_notebook(folder / "small.ipynb", CORPUS, LAB)
+
+
+def course(name: str, **parameters: object) -> Callable[[Path], str]:
+    """A notebook of the course with parameters that make it fast."""
+    return lambda folder: with_parameters(NOTEBOOKS / name, folder / name, **parameters)
+
+
+@pytest.fixture(scope="module", params=SUBSHELLS.values(), ids=SUBSHELLS.keys())
+def either_server(request, tmp_path_factory):
+    """A JupyterLab that sends the messages of widgets past a busy cell, and one that does not."""
+    settings = {"kernels-settings": {"commsOverSubshells": request.param}}
+    with jupyter_lab(tmp_path_factory.mktemp("served"), **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with jupyter_lab(tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+def start(opened) -> LabView:
+    """Run all cells and wait for the laboratory; the sidebar would take its place."""
+    opened.toggle_sidebar()
+    opened.run_all()
+    lab = LabView(opened.page)
+    expect(lab.root).to_be_visible(timeout=120_000)
+    lab.wait_for_state("paused", timeout=120_000)
+    opened.wait_until_idle()
+    return lab
+
+
+def rewires(lab: LabView) -> int:
+    return int(re.search(r"(\d+) rewire", lab.status.inner_text())[1])
+
+
+def session(browser, server, write: Callable[[Path], str]) -> None:
+    """What a student does first: play, pause, step, turn a knob, reset."""
+    with open_notebook(browser, server, write(server.folder)) as opened:
+        lab = start(opened)
+        before = lab.step()
+        lab.press("Play")
+        lab.wait_for_step(before + 30)
+        assert lab.state() == "playing"
+        lab.press("Pause")
+        lab.wait_for_state("paused")
+        at = lab.step()
+        opened.page.wait_for_timeout(500)
+        assert lab.step() == at
+        lab.press("Step")
+        expect(lab.status).to_have_attribute("data-step", str(at + 1))
+        lab.wait_for_state("paused")
+
+        knob, moved = lab.knob("rewire every"), rewires(lab)
+        for _ in range(10):
+            if lab.knob_value("rewire every") == "5 steps":
+                break
+            knob.press("ArrowLeft")
+        assert lab.knob_value("rewire every") == "5 steps"
+        lab.press("+10")
+        expect(lab.status).to_have_attribute("data-step", str(at + 11))
+        lab.wait_for_state("paused")
+        assert rewires(lab) == moved + 2
+        expect(lab.root.locator(".xmc-caption")).to_contain_text(f"Rewire at step {(at + 11) // 5 * 5}: ")
+        opened.screenshot(f"session-{Path(opened.page.url.split('?')[0]).stem}")
+
+        lab.press("Reset")
+        expect(lab.status).to_have_attribute("data-step", "0")
+        lab.wait_for_state("paused")
+        assert lab.knob_value("rewire every") == "5 steps"
+        lab.press("+10")
+        expect(lab.status).to_have_attribute("data-step", "10")
+        assert rewires(lab) == 2
+        assert opened.cell_errors() == [] and opened.errors == []
+        assert opened.foreign_requests(server) == []
+
+
+def test_a_first_session(browser, either_server):
+    session(browser, either_server, small)
+
+
+@pytest.mark.slow
+def test_a_first_session_in_the_course(browser, server):
+    name = "07_gradient_flow_and_the_auxiliary_objective.ipynb"
+    session(browser, server, course(name, corpus_name="planted", steps=20, lab_steps=10_000, live_steps=5))
+
+
+@pytest.fixture(scope="module")
+def opened(browser, server):
+    """A notebook that stays open for several tests: a laboratory, and a cell that takes for ever."""
+    name = write_notebook(server.folder / "open.ipynb", CORPUS, LAB, "import time\ntime.sleep(600)")
+    with open_notebook(browser, server, name) as opened:
+        opened.toggle_sidebar()
+        for cell in (0, 1):
+            opened.run_cell(cell)
+        LabView(opened.page).wait_for_state("paused", timeout=120_000)
+        yield opened
+
+
+@pytest.fixture
+def lab(opened) -> LabView:
+    return LabView(opened.page)
+
+
+def play_for(lab: LabView, steps: int) -> None:
+    target = lab.step() + steps
+    lab.press("Play")
+    lab.wait_for_step(target)
+    lab.press("Pause")
+    lab.wait_for_state("paused")
+
+
+def test_everything_is_in_reach_of_the_keyboard(opened, lab):
+    lab.root.get_by_role("button", name="Play").focus()
+    reached = ["Play"]
+    for _ in range(14):  # a slider takes the focus twice: its handle, and the box that scrolls it
+        opened.page.keyboard.press("Tab")
+        reached.append(opened.page.evaluate(
+            "document.activeElement.closest('.widget-slider')?.querySelector('.widget-label').innerText"
+            " ?? document.activeElement.innerText"))
+    assert list(dict.fromkeys(reached)) == [
+        "Play", "Pause", "Step", "+10", "Reset", "learning rates", "rewire every", "share that is rewired",
+        "auxiliary weight", "auxiliary ends after"]
+    step = lab.step()
+    lab.root.get_by_role("button", name="Step").focus()
+    opened.page.keyboard.press("Enter")
+    lab.wait_for_step(step + 1)
+    expect(lab.root.get_by_role("img", name="Connectivity of the output layer")).to_be_visible()
+
+
+def test_the_laboratory_answers_while_a_cell_is_running(opened, lab):
+    opened.run_cell(2)
+    play_for(lab, 20)
+    expect(opened.page.locator(".jp-CodeCell").nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
+    opened.choose("Kernel", "Interrupt Kernel")
+    expect(opened.output(2)).to_contain_text("KeyboardInterrupt")
+
+
+def test_running_a_cell_again_replaces_its_laboratory_and_no_other(browser, server):
+    threads = "import threading\nprint('engines:', sum(t.name == 'xmc-engine' for t in threading.enumerate()))"
+    name = write_notebook(server.folder / "again.ipynb", CORPUS, LAB, LAB.replace("lab", "other"), threads)
+    with open_notebook(browser, server, name) as opened:
+        start(opened)
+        first, second = LabView(opened.page, 0), LabView(opened.page, 1)
+        second.wait_for_state("paused")
+        first.press("+10")
+        second.press("Step")
+        expect(first.status).to_have_attribute("data-step", "10")
+        expect(second.status).to_have_attribute("data-step", "1")
+        opened.run_cell(1)
+        expect(first.status).to_have_attribute("data-step", "0")
+        first.wait_for_state("paused")
+        first.press("Step")
+        second.press("Step")
+        expect(first.status).to_have_attribute("data-step", "1")
+        expect(second.status).to_have_attribute("data-step", "2")
+        opened.run_cell(3)
+        expect(opened.output(3)).to_have_text("engines: 2")
+        assert opened.page.locator(".xmc-lab").count() == 2
+
+
+def test_a_reopened_notebook_says_what_was_there(browser, server):
+    name = small(server.folder)
+    with open_notebook(browser, server, name) as opened:
+        lab = start(opened)
+        expect(opened.page.locator(".xmc-saved")).to_be_hidden()
+        lab.press("+10")
+        expect(lab.status).to_have_attribute("data-step", "10")
+        expect(opened.page.locator(".xmc-saved")).to_contain_text("step 10 of 100000")
+        opened.choose("File", "Save Notebook")
+        expect(opened.page.locator(".jp-mod-current.jp-mod-dirty")).to_have_count(0)
+    server.end_kernels()
+    with open_notebook(browser, server, name) as opened:
+        saved = opened.page.locator(".xmc-saved")
+        expect(saved).to_be_visible(timeout=30_000)
+        expect(saved).to_contain_text("Lab on 'tiny': SET + auxiliary, seed 0")
+        expect(saved).to_contain_text("step 10 of 100000")
+
+
+# --- looks
+
+
+def test_everything_fits_on_a_small_screen(opened, lab):
+    assert opened.page.viewport_size == {"width": 1280, "height": 720}
+    play_for(lab, 120)
+    for sidebar in ("without", "with"):
+        lab.root.evaluate("node => node.scrollIntoView({block: 'end'})")
+        opened.page.wait_for_timeout(500)  # plotly follows a new size a moment later
+        opened.screenshot(f"small-screen-{sidebar}-sidebar")
+        panel, box = opened.page.locator(".jp-WindowedPanel-outer").bounding_box(), lab.root.bounding_box()
+        assert box["height"] <= panel["height"] and box["x"] + box["width"] <= panel["x"] + panel["width"]
+        assert lab.status.bounding_box()["y"] >= panel["y"]
+        cut = lab.root.evaluate("""root => [...root.querySelectorAll(
+            'button, .widget-label, .widget-readout, .xmc-status, .xmc-band span, .xmc-legend, .xmc-caption')]
+            .filter(n => n.clientWidth && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1))
+            .map(n => n.className + ': ' + n.innerText)""")
+        assert cut == []
+        figure = lab.root.locator(".js-plotly-plot").bounding_box()
+        assert figure["x"] + figure["width"] <= box["x"] + box["width"] + 1
+        drawing = lab.root.locator(".js-plotly-plot .main-svg").first.bounding_box()
+        assert abs(drawing["width"] - figure["width"]) <= 1
+        opened.toggle_sidebar()
+
+
+INK = """([root, selector, property]) => {
+    const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+    const ground = rgb(getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor);
+    const [r, g, b, a = 1] = rgb(getComputedStyle(root.querySelector(selector))[property]);
+    const mixed = [r, g, b].map((c, i) => a * c + (1 - a) * ground[i]);
+    const luminance = (c) => c.slice(0, 3).map((v) => v / 255)
+        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const [low, high] = [luminance(mixed), luminance(ground)].sort((x, y) => x - y);
+    return (high + 0.05) / (low + 0.05);
+}"""  # the contrast of WCAG 2
+
+
+@pytest.mark.parametrize(("theme", "light"), [("JupyterLab Dark", "false"), ("JupyterLab Light", "true")])
+def test_words_stand_out_in_both_themes(opened, lab, theme, light):
+    opened.choose("Settings", "Theme", theme)
+    expect(opened.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
+    play_for(lab, 100)
+    opened.screenshot(theme.replace(" ", "-").lower())
+    for selector, kind in ((".xmc-status", "color"), (".xmc-message", "color"), (".widget-label", "color"),
+                           (".widget-readout", "color"), (".xmc-band span", "color"), (".xmc-caption", "color"),
+                           (".js-plotly-plot .xtick text", "fill"), (".js-plotly-plot .legendtext", "fill")):
+        assert opened.page.evaluate(INK, [lab.root.element_handle(), selector, kind]) >= 4.5, selector
