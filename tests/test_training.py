@@ -17,8 +17,9 @@ import xmc_explore as xe
 from xmc_explore.recipe import METHODS
 from xmc_explore.training import Run, TrainingError
 
-FEATURES = dict(encoder="features", aux_clusters=4, fan_in=6, warmup=5, batch_size=32, rewire_interval=10)
-BAG = dict(hidden=48, aux_clusters=4, warmup=5, batch_size=32, rewire_interval=10)
+FEATURES = dict(encoder="features", aux_clusters=4, fan_in=6, warmup=5, batch_size=32, rewire_interval=10,
+                output_lr=0.01)
+BAG = dict(hidden=48, aux_clusters=4, warmup=5, batch_size=32, rewire_interval=10, output_lr=0.01)
 
 
 def quick(corpus=None, steps=40, out=None, **options):

@@ -37,7 +37,7 @@ _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every choice of a run. `Recipe()` is SET with the auxiliary objective, at laptop scale.
+    """Every choice of a run. `Recipe()` is SET with the auxiliary objective and prior biases, at laptop scale.
 
     Raises ValueError naming the option, its value and what is allowed.
     """
@@ -58,7 +58,7 @@ class Recipe:
     # Output layer. A bottleneck of width 0 takes the width whose memory equals that of the sparse layer.
     output: str = "sparse"
     fan_in: int = 8
-    bias_init: str = "zero"  # as in the paper's code; "prior" starts each label out as likely as it is frequent
+    bias_init: str = "prior"  # each label starts out as likely as it is frequent; "zero": as likely as not
     bottleneck_width: int = 0
 
     # Rewiring; an interval of 0 means never (static sparse).
@@ -143,10 +143,13 @@ class Recipe:
 
     @classmethod
     def method(cls, name: str, **changes: Any) -> Recipe:
-        """A laptop recipe by the name of the method: one of `METHODS`, with options changed if you like."""
+        """A laptop recipe by the name of the method: one of `METHODS`, with options changed if you like.
+
+        Biases start at zero, as far as is known of the paper's; `bias_init="prior"` is better and another story.
+        """
         if name not in METHODS:
             raise ValueError(f"no method is called {name!r}; choose one of {', '.join(map(repr, METHODS))}")
-        return cls().replace(**{**METHODS[name], **changes})
+        return cls().replace(**{"bias_init": "zero", **METHODS[name], **changes})
 
     @classmethod
     def paper(cls, dataset: str, **changes: Any) -> Recipe:

@@ -129,6 +129,8 @@ class Lab:
         for box, name in ((self.widget, "xmc-lab"), (toolbar, "xmc-toolbar"), (knobs, "xmc-knobs"),
                           (body, "xmc-body"), (self.fixed, "xmc-fixed")):
             box.add_class(name)
+        for widget in (*self.buttons.values(), *self.knobs.values(), self.canvas, self.charts.figure):
+            _hear_while_a_cell_runs(widget)
 
     # --- painting: the painter's thread, and `run` once when it is done
 
@@ -208,6 +210,16 @@ class Lab:
         if s.message:
             lines.append(f"  {s.message}")
         return "\n".join(lines)
+
+
+def _hear_while_a_cell_runs(widget: W.Widget) -> None:
+    """Let the browser say in which thread of the kernel its messages are heard; JupyterLab keeps one for widgets.
+
+    From 7.4 on ipykernel overrules it: a message goes to the thread that the widget was made in, which is the one that
+    runs the cells, so no button answers before the cell is done.
+    """
+    if hasattr(widget.comm, "_reply_subshell_for"):
+        widget.comm._reply_subshell_for = lambda data, wanted: wanted
 
 
 def _knob(option: str, label: str, values: tuple, say, recipe: Recipe) -> W.SelectionSlider:
