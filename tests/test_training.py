@@ -41,6 +41,35 @@ def test_every_method_learns(method):
     assert {"P@1", "PSP@5", "nDCG@3", "PSnDCG@5", "coverage@5", "recall@5/head", "recall@5/tail"} <= set(m)
 
 
+def test_a_folder_in_a_benchmark_format_trains_with_an_embedding_for_each_feature(tmp_path):
+    corpus = tiny_corpus(texts=False)
+    for half, split in (("trn", corpus.train), ("tst", corpus.test)):
+        for suffix, matrix in (("Xf", split.features), ("Y", split.labels)):
+            rows = [" ".join(f"{j}:{v:g}" for j, v in zip(matrix[[i]].indices, matrix[[i]].data, strict=True))
+                    for i in range(len(split))]
+            (tmp_path / f"{half}_X_{suffix}.txt").write_text("\n".join([f"{len(split)} {matrix.shape[1]}", *rows, ""]))
+    trace = xe.train(xe.load_corpus(tmp_path), xe.Recipe(**BAG), steps=60, progress=False)
+    assert trace.metrics("test")["P@1"] > 40
+    assert "grad/embedding" in trace.events["step"][0]
+
+
+def test_rewiring_finds_the_planted_support_of_the_head_before_that_of_the_tail():
+    corpus = xe.load_corpus("planted", n_train=3000, n_test=300, n_labels=200, n_features=128, support=6, zipf=1.0)
+    recipe = xe.Recipe(encoder="features", fan_in=12, aux_weight=0.0, growth_mode="gradient", rewire_interval=20,
+                       rewire_fraction=0.4, output_lr=0.02, batch_size=64)
+    trace = xe.train(corpus, recipe, steps=600, progress=False)
+
+    def found(frame):
+        reads = np.zeros((corpus.n_labels, corpus.n_features), bool)
+        np.put_along_axis(reads, trace.connectivity(frame).astype(np.int64), True, axis=1)
+        share = np.take_along_axis(reads, corpus.support, axis=1).mean(1)
+        return [share[corpus.bins().of_label == i].mean() for i in range(3)]
+
+    start, end = found(0), found(-1)
+    assert all(abs(s - 12 / 128) < 0.06 for s in start)  # chance
+    assert end[0] > 0.6 and end[0] > end[1] > end[2]
+
+
 def test_squared_hinge_and_threshold_pruning_learn_too():
     trace = quick(loss="squared_hinge", prune_mode="threshold", rewire_threshold=0.05, steps=80)
     assert trace.metrics("test")["P@1"] > 40

@@ -247,7 +247,8 @@ class Trace:
         if self.events["eval"]:
             m = self.metrics(self.events["eval"][-1]["split"])
             shown = [k for k in ("P@1", "PSP@5", "recall@5/head", "recall@5/torso", "recall@5/tail") if k in m]
-            lines.append("  " + ", ".join(f"{k} {m[k]:.1f}" for k in shown))
+            lines.append("  " + ", ".join(f"{k} {m[k]:.1f}" for k in shown)
+                         + " (propensity A={}, B={})".format(*c["propensity"]))
         if len(self._frames) > 1:
             lines.append(f"  {len(self._frames) - 1} rewires")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
