@@ -159,8 +159,10 @@ class Opened:
 
     def choose(self, *path: str) -> None:
         """Choose an entry of the menus: choose("Run", "Run All Cells")."""
-        for name in path:  # an entry's name goes on with its shortcut
-            self.page.get_by_role("menuitem", name=re.compile(rf"^{re.escape(name)}(\s|$)")).first.click()
+        menu, *entries = path
+        self.page.locator(".lm-MenuBar-itemLabel").get_by_text(menu, exact=True).click()
+        for name in entries:
+            self.page.locator(".lm-Menu-itemLabel").get_by_text(name, exact=True).last.click()
 
     def output(self, number: int) -> Locator:
         """What code cell `number` has put out."""

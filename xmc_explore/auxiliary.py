@@ -35,7 +35,7 @@ def label_centroids(corpus: Corpus, recipe: Recipe) -> csr_array:
     counts = corpus.train.features
     if corpus.train.texts is not None:
         counts = TfidfTransformer().fit_transform(
-            token_counts(corpus.train.texts, recipe.encoder_model, recipe.max_tokens))
+            token_counts(corpus.train, recipe.encoder_model, recipe.max_tokens))
     return csr_array(normalize(corpus.train.labels.T @ counts))
 
 

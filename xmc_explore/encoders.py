@@ -13,6 +13,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ class BagEncoder(Encoder):
         self.width = recipe.hidden
 
     def _counts(self, split: Split) -> csr_array:
-        return token_counts(split.texts, self.model_name, self.max_tokens)
+        return token_counts(split, self.model_name, self.max_tokens)
 
     def documents(self, split: Split) -> SparseRows:
         matrix = self._counts(split)[:, self.used] if self.from_texts else split.features
@@ -275,8 +276,19 @@ def token_embeddings(name: str) -> Tensor:
     return load_transformer(name).get_input_embeddings().weight.detach().clone()
 
 
-def token_counts(texts: list[str], name: str, max_tokens: int) -> csr_array:
-    """How often each token stands in each text, [N, V]."""
+# A split is tokenised once for all the runs on it: a laboratory is reset in a moment, and not in seconds.
+_tokenised: WeakKeyDictionary[Split, dict[tuple[str, int], csr_array]] = WeakKeyDictionary()
+
+
+def token_counts(split: Split, name: str, max_tokens: int) -> csr_array:
+    """How often each token stands in each text of a split, [N, V]; not to be written to."""
+    known = _tokenised.setdefault(split, {})
+    if (name, max_tokens) not in known:
+        known[name, max_tokens] = _count_tokens(split.texts, name, max_tokens)
+    return known[name, max_tokens]
+
+
+def _count_tokens(texts: list[str], name: str, max_tokens: int) -> csr_array:
     tokenizer = load_tokenizer(name)
     encoded = tokenizer(texts, add_special_tokens=False, truncation=True, max_length=max_tokens,
                         return_attention_mask=False, return_token_type_ids=False)["input_ids"]

@@ -78,6 +78,9 @@ class Charts:
         lengths = {"step": snapshot.step, "eval": snapshot.evaluations}
         run, drawn = self._drawn
         with self.figure.drawing, self.figure.batch_update():
+            if (snapshot.step == 0) != (drawn.get("step", 0) == 0) or run != snapshot.run:
+                # An empty logarithmic axis would show a dozen powers of ten.
+                self.figure.update_yaxes(col=1, **(dict(range=[0, 2]) if snapshot.step == 0 else dict(autorange=True)))
             for line, curve in zip(LINES, self.figure.data, strict=True):
                 if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                     events = snapshot.events.get(line.kind, [])[:lengths[line.kind]]
