@@ -34,10 +34,10 @@ class Server:
     def address(self, notebook: str) -> str:
         return f"{self.url}lab/tree/{notebook}?reset&token={self.token}"  # no tabs from before
 
-    def end_kernels(self) -> None:
-        """End every kernel, as a restarted machine would."""
-        for session in json.loads(self._ask("api/sessions")):
-            self._ask(f"api/sessions/{session['id']}", method="DELETE")
+    def end_kernel(self, notebook: str) -> None:
+        """End the kernel of a notebook, as a restart of the machine would."""
+        (session,) = [s["id"] for s in json.loads(self._ask("api/sessions")) if s["path"] == notebook]
+        self._ask(f"api/sessions/{session}", method="DELETE")
 
     def _ask(self, path: str, method: str = "GET") -> bytes:
         headers = {"Authorization": f"token {self.token}"}

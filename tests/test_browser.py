@@ -198,7 +198,7 @@ def test_a_reopened_notebook_says_what_was_there(browser, server):
         expect(opened.page.locator(".xmc-saved")).to_contain_text("step 10 of 100000")
         opened.choose("File", "Save Notebook")
         expect(opened.page.locator(".jp-mod-current.jp-mod-dirty")).to_have_count(0)
-    server.end_kernels()
+    server.end_kernel(name)
     with open_notebook(browser, server, name) as opened:
         saved = opened.page.locator(".xmc-saved")
         expect(saved).to_be_visible(timeout=30_000)
@@ -231,10 +231,10 @@ def test_everything_fits_on_a_small_screen(opened, lab):
         opened.toggle_sidebar()
 
 
-INK = """([root, selector, property]) => {
+CONTRAST = """([words, property]) => {
     const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
     const ground = rgb(getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor);
-    const [r, g, b, a = 1] = rgb(getComputedStyle(root.querySelector(selector))[property]);
+    const [r, g, b, a = 1] = rgb(getComputedStyle(words)[property]);
     const mixed = [r, g, b].map((c, i) => a * c + (1 - a) * ground[i]);
     const luminance = (c) => c.slice(0, 3).map((v) => v / 255)
         .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
@@ -252,5 +252,6 @@ def test_words_stand_out_in_both_themes(opened, lab, theme, light):
     opened.screenshot(theme.replace(" ", "-").lower())
     for selector, kind in ((".xmc-status", "color"), (".xmc-message", "color"), (".widget-label", "color"),
                            (".widget-readout", "color"), (".xmc-band span", "color"), (".xmc-caption", "color"),
-                           (".js-plotly-plot .xtick text", "fill"), (".js-plotly-plot .legendtext", "fill")):
-        assert opened.page.evaluate(INK, [lab.root.element_handle(), selector, kind]) >= 4.5, selector
+                           (".js-plotly-plot .yaxislayer-above text", "fill"), (".js-plotly-plot .legendtext", "fill")):
+        words = lab.root.locator(selector).first.element_handle()
+        assert opened.page.evaluate(CONTRAST, [words, kind]) >= 4.5, selector

@@ -22,6 +22,7 @@ from .engine import ENDED, Engine, Snapshot
 FRAMES_PER_SECOND = 12
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
+EVAL_INTERVAL = 100
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
               "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
 
@@ -50,7 +51,8 @@ BUTTONS = (
 class Lab:
     """A live run on a corpus: show it as the last line of a cell.
 
-    `steps` defaults to the recipe's epochs; `out` is the folder of the trace (a temporary one without it; "-2", "-3" is
+    `steps` defaults to the recipe's epochs; a recipe that does not say how often to evaluate does so at least every 100
+    steps. `out` is the folder of the trace (a temporary one without it; "-2", "-3" is
     appended where it is taken). `run(steps)` trains without a click, for papermill; `trace`, `recipe` and `state` say
     what has come of it; `close()` ends it. Running a cell again closes the laboratories that the cell made before.
     """
@@ -58,6 +60,9 @@ class Lab:
     def __init__(self, corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None,
                  out: str | Path | None = None):
         _close_others_of_this_cell(self)
+        recipe = recipe or Recipe()
+        if not recipe.eval_interval and (steps is None or steps > 10 * EVAL_INTERVAL):
+            recipe = recipe.replace(eval_interval=EVAL_INTERVAL)  # ten times a run is too seldom for who is watching
         self.corpus = corpus
         self.engine = Engine(corpus, recipe, steps=steps, out=out)
         self._bins = corpus.bins()
