@@ -27,7 +27,7 @@ def conditions() -> dict[str, str]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: not measured on a GPU",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": f"torch {torch.__version__}, numba {numba.__version__}, numpy {numpy.__version__}",
-        "load before": load,
+        "load at the end": load,
         "date": time.strftime("%Y-%m-%d"),
     }
 

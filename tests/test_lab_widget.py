@@ -189,7 +189,8 @@ def test_the_auxiliary_curve_ends_where_its_objective_ends(make):
 
 @given(st.integers(0, 5 * MOST_POINTS))
 def test_thinning_keeps_the_last_point_and_moves_none(n):
-    steps, values = points([{"step": i + 1, "loss": float(i)} for i in range(n)], "loss")
+    events = [{"step": i + 1, "loss": float(i)} for i in range(n + 7)]  # the run may be ahead of the snapshot
+    steps, values = points(events, n, "loss")
     assert len(steps) <= MOST_POINTS + 1 and np.array_equal(values, steps - 1)
     if n <= MOST_POINTS:
         assert len(steps) == n

@@ -83,19 +83,21 @@ class Charts:
                 self.figure.update_yaxes(col=1, **(dict(range=[0, 2]) if snapshot.step == 0 else dict(autorange=True)))
             for line, curve in zip(LINES, self.figure.data, strict=True):
                 if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
-                    events = snapshot.events.get(line.kind, [])[:lengths[line.kind]]
-                    curve.x, curve.y = points(events, line.field)
+                    curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
         self._drawn = snapshot.run, lengths
 
 
-def points(events: list[dict[str, Any]], field: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a field: every event up to `MOST_POINTS`, then every 2nd, 4th, ..., and always the last."""
+def points(events: list[dict[str, Any]], n: int, field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a field in the first `n` events: in each up to `MOST_POINTS`, then in every 2nd, 4th, ...
+
+    The last is always among them.
+    """
     stride = 1
-    while len(events) > stride * MOST_POINTS:
+    while n > stride * MOST_POINTS:
         stride *= 2  # powers of two: a point that is on the screen stays or goes, but never moves
-    kept = events[::stride]
-    if events and (len(events) - 1) % stride:
-        kept = [*kept, events[-1]]
-    found = [(e["step"], e.get("metrics", e).get(field)) for e in kept]
+    kept = [*range(0, n, stride)]
+    if n and kept[-1] != n - 1:
+        kept.append(n - 1)
+    found = [(events[i]["step"], events[i].get("metrics", events[i]).get(field)) for i in kept]
     found = [(step, math.nan if value is None else value) for step, value in found]
     return (np.array([step for step, _ in found], np.int32), np.array([value for _, value in found], np.float64))

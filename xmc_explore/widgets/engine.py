@@ -57,7 +57,7 @@ class Snapshot:
     evaluations: int = 0
     changes: int = 0
     steps_per_second: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict, repr=False)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     frames: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
 

@@ -51,10 +51,10 @@ BUTTONS = (
 class Lab:
     """A live run on a corpus: show it as the last line of a cell.
 
-    `steps` defaults to the recipe's epochs; a recipe that does not say how often to evaluate does so at least every 100
-    steps. `out` is the folder of the trace (a temporary one without it; "-2", "-3" is
-    appended where it is taken). `run(steps)` trains without a click, for papermill; `trace`, `recipe` and `state` say
-    what has come of it; `close()` ends it. Running a cell again closes the laboratories that the cell made before.
+    `steps` defaults to the recipe's epochs; a recipe that leaves `eval_interval` at 0 is evaluated every 100 steps, or
+    ten times a run where that is more often. `out` is the folder of the trace (a temporary one without it; "-2", "-3",
+    ... is appended where it is taken). `run(steps)` trains without a click, for papermill; `trace`, `recipe` and
+    `state` say what has come of it; `close()` ends it. Running a cell again closes what that cell had made before.
     """
 
     def __init__(self, corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None,
@@ -66,6 +66,7 @@ class Lab:
         self.corpus = corpus
         self.engine = Engine(corpus, recipe, steps=steps, out=out)
         self._bins = corpus.bins()
+        self._about = f"{corpus.name!r}; {self._bins.describe()}"
         self._painting = threading.Lock()
         self._painted = Snapshot(version=-1)
         self._picture: Connectivity | None = None
@@ -158,7 +159,7 @@ class Lab:
                 return
             try:
                 self.status.value = _status(snapshot)
-                self.message.value = _message(snapshot, self.corpus)
+                self.message.value = _message(snapshot, self._about)
                 self.charts.draw(snapshot)
                 with self.canvas.drawing:
                     self._draw_connectivity(snapshot)
@@ -267,14 +268,14 @@ def _status(s: Snapshot) -> str:
             f"<b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{s.state}</b></div>")
 
 
-def _message(s: Snapshot, corpus: Corpus) -> str:
+def _message(s: Snapshot, about: str) -> str:
     if s.state == "failed":
         return _words(f"{s.message}. Reset starts over.", wrong=True)
     if s.message:
         return _words(s.message)
     if s.state == "building":
-        return _words(f"building the model for {corpus.name!r}: the first time takes some seconds")
-    return _words(f"{_method(s.recipe)} on {corpus.name!r}; {corpus.bins().describe()}")
+        return _words("Building the model: the first time takes some seconds.")
+    return _words(f"{_method(s.recipe)} on {about}")
 
 
 def _words(text: str, wrong: bool = False) -> str:
