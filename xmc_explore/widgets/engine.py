@@ -87,12 +87,11 @@ class Engine:
         self._rate: float | None = None
         self._changed = threading.Condition()
         self._snapshot = Snapshot(recipe=self._recipe)
-        self._posted = 0
         self._worker: threading.Thread | None = None
         # A SimpleQueue, as the garbage collector may be the one to post the last command.
         self._commands: queue.SimpleQueue = queue.SimpleQueue()
         self._commands.put(("reset", None))
-        self._posted += 1
+        self._posted = 1
         weakref.finalize(self, self._commands.put, _STOP).atexit = False
         _ENGINES.add(self)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,19 @@ EVAL_INTERVAL = 100
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
               "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
 
-# option, label, values, and how a value is said
+TENTHS = tuple(n / 10 for n in range(11))
+# option, label, what it does, values, and how a value is said
 KNOBS = (
-    ("lr_factor", "learning rates", (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0),
-     "× {:g}".format),
-    ("rewire_interval", "rewire every", (0, 5, 10, 20, 50, 100, 200, 500, 1000),
-     lambda v: f"{v} steps" if v else "never"),
-    ("rewire_fraction", "share that is rewired", (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
-     lambda v: f"{100 * v:g} %"),
-    ("aux_weight", "auxiliary weight", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-     lambda v: f"{v:g}" if v else "none"),
-    ("aux_cutoff", "auxiliary ends after", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
-     lambda v: f"{100 * v:g} %"),
+    ("lr_factor", "learning rates", "What every learning rate is multiplied by",
+     (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0), "× {:g}".format),
+    ("rewire_interval", "rewire every", "Steps from one rewire to the next",
+     (0, 5, 10, 20, 50, 100, 200, 500, 1000), lambda v: f"{v} steps" if v else "never"),
+    ("rewire_fraction", "share that is rewired", "Share of all connections that a rewire moves; it falls during the run",
+     (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), lambda v: f"{100 * v:g} %"),
+    ("aux_weight", "auxiliary weight", "Share of the auxiliary objective in the loss; it falls to 0 at its end",
+     TENTHS, lambda v: f"{v:g}" if v else "none"),
+    ("aux_cutoff", "auxiliary ends after", "Share of the run after which the auxiliary objective is over",
+     TENTHS, lambda v: f"{100 * v:g} %"),
 )
 BUTTONS = (
     ("Play", "Train until the end, or until Pause"),
@@ -59,7 +61,7 @@ class Lab:
 
     def __init__(self, corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None,
                  out: str | Path | None = None):
-        _close_others_of_this_cell(self)
+        beside = _of_this_cell()
         recipe = recipe or Recipe()
         if not recipe.eval_interval and (steps is None or steps > 10 * EVAL_INTERVAL):
             recipe = recipe.replace(eval_interval=EVAL_INTERVAL)  # ten times a run is too seldom for who is watching
@@ -77,6 +79,7 @@ class Lab:
         self.engine.start()
         self._painter = threading.Thread(target=self._paint_on, name="xmc-painter", daemon=True)
         self._painter.start()
+        beside.append(self)
 
     # --- in code
 
@@ -120,7 +123,7 @@ class Lab:
         for name, press in (("Play", engine.play), ("Pause", engine.pause), ("Step", engine.step),
                             ("+10", lambda: engine.step(10)), ("Reset", engine.reset)):
             self.buttons[name].on_click(lambda _, press=press: press())
-        self.knobs = {option: _knob(option, label, values, say, recipe) for option, label, values, say in KNOBS}
+        self.knobs = {knob[0]: _knob(*knob, recipe) for knob in KNOBS}
         for option, knob in self.knobs.items():
             knob.disabled = option.startswith("rewire") and recipe.output != "sparse"
             knob.observe(lambda change, option=option: engine.change(**{option: change.new}), "value")
@@ -194,28 +197,20 @@ class Lab:
 
     def _ipython_display_(self) -> None:
         display(self._bundle(), raw=True)
-        self._saved_text = repr(self)
+        self._saved_text = _text(self.corpus, self.engine.snapshot)
         self._saved = display(_saved(self._saved_text), raw=True, display_id=True)
 
     def _bundle(self) -> dict[str, Any]:
         return {**self.widget._repr_mimebundle_(), "text/plain": repr(self)}
 
     def _save(self, snapshot: Snapshot) -> None:
-        text = repr(self)
+        text = _text(self.corpus, snapshot)
         if self._saved is not None and snapshot.state in ("paused", *ENDED) and text != self._saved_text:
             self._saved_text = text
             self._saved.update(_saved(text), raw=True)
 
     def __repr__(self) -> str:
-        s = self.engine.snapshot
-        lines = [f"Lab on {self.corpus.name!r}: {_method(s.recipe)}, seed {s.recipe.seed}",
-                 f"  step {s.step} of {s.steps}, {s.rewires} rewires, {s.state}"]
-        if s.metrics:
-            shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
-            lines.append("  " + ", ".join(f"{name} {s.metrics[name]:.1f}" for name in shown if name in s.metrics))
-        if s.message:
-            lines.append(f"  {s.message}")
-        return "\n".join(lines)
+        return _text(self.corpus, self.engine.snapshot)
 
 
 def _hear_while_a_cell_runs(widget: W.Widget) -> None:
@@ -228,12 +223,12 @@ def _hear_while_a_cell_runs(widget: W.Widget) -> None:
         widget.comm._reply_subshell_for = lambda data, wanted: wanted
 
 
-def _knob(option: str, label: str, values: tuple, say, recipe: Recipe) -> W.SelectionSlider:
+def _knob(option: str, label: str, tip: str, values: tuple, say: Callable[[Any], str], recipe: Recipe) -> W.Widget:
     value = getattr(recipe, option)
     choices = sorted({*values, value})  # a recipe may stand between two of ours
     # On release, not while dragging: each change is recorded, and a trace should hold decisions.
     return W.SelectionSlider(options=[(say(v), v) for v in choices], value=value, description=label,
-                             continuous_update=False)
+                             tooltip=tip, continuous_update=False)
 
 
 def _method(recipe: Recipe) -> str:
@@ -257,6 +252,16 @@ def _definitions(corpus: Corpus, recipe: Recipe) -> str:
     rows += [("batch", recipe.batch_size), ("seed", recipe.seed)]
     return "<dl>" + "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(str(value))}</dd>"
                             for term, value in rows) + "</dl>"
+
+
+def _text(corpus: Corpus, s: Snapshot) -> str:
+    """What a laboratory was, for whoever cannot see it."""
+    lines = [f"Lab on {corpus.name!r}: {_method(s.recipe)}, seed {s.recipe.seed}",
+             f"  step {s.step} of {s.steps}, {s.rewires} rewires, {s.state}"]
+    if s.metrics:
+        shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
+        lines.append("  " + ", ".join(f"{name} {s.metrics[name]:.1f}" for name in shown if name in s.metrics))
+    return "\n".join(lines + [f"  {s.message}"] * bool(s.message))
 
 
 def _status(s: Snapshot) -> str:
@@ -301,17 +306,17 @@ def _close(widget: W.Widget) -> None:
 _of_cell: dict[str, tuple[str, list[Lab]]] = {}  # cell -> (the request that ran it last, the laboratories it made)
 
 
-def _close_others_of_this_cell(lab: Lab) -> None:
-    """Close what an earlier run of the running cell has made, and remember this one."""
+def _of_this_cell() -> list[Lab]:
+    """The laboratories that this run of the running cell has made so far; those of an earlier run are closed."""
     shell = get_ipython()
     parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
     cell = parent.get("metadata", {}).get("cellId")
     if cell is None:  # no notebook, or a front end that does not say which cell is running
-        return
+        return []
     request = parent["header"]["msg_id"]
     last, labs = _of_cell.get(cell, ("", []))
     if last != request:
         for old in labs:
             old.close()
-        labs = []
-    _of_cell[cell] = request, [*labs, lab]
+        _of_cell[cell] = request, []
+    return _of_cell[cell][1]
