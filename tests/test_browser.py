@@ -108,10 +108,10 @@ def test_a_first_session(browser, either_server):
     session(browser, either_server, small)
 
 
-@pytest.mark.slow
 def test_a_first_session_in_the_course(browser, server):
+    """The notebook with the laboratory, on the real corpus."""
     name = "07_gradient_flow_and_the_auxiliary_objective.ipynb"
-    session(browser, server, course(name, corpus_name="planted", steps=20, lab_steps=10_000, live_steps=5))
+    session(browser, server, course(name, steps=40, lab_steps=10_000, live_steps=10))
 
 
 @pytest.fixture(scope="module")

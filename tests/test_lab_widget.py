@@ -132,7 +132,7 @@ def test_a_knob_changes_the_run(make, option):
     lab.run(1)
     assert lab.trace.events["change"] == [
         {"kind": "change", "step": 0, "options": {option: pytest.approx(knob.value)}}]
-    assert knob.description and not knob.disabled
+    assert knob.description and knob.tooltip and not knob.disabled
 
 
 def test_reset_keeps_the_knobs(make):

@@ -34,7 +34,7 @@ KNOBS = (
      (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0), "× {:g}".format),
     ("rewire_interval", "rewire every", "Steps from one rewire to the next",
      (0, 5, 10, 20, 50, 100, 200, 500, 1000), lambda v: f"{v} steps" if v else "never"),
-    ("rewire_fraction", "share that is rewired", "Share of all connections that a rewire moves; it falls during the run",
+    ("rewire_fraction", "share that is rewired", "Share of all connections that a rewire moves; it falls in time",
      (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), lambda v: f"{100 * v:g} %"),
     ("aux_weight", "auxiliary weight", "Share of the auxiliary objective in the loss; it falls to 0 at its end",
      TENTHS, lambda v: f"{v:g}" if v else "none"),
