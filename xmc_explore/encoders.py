@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -33,17 +34,18 @@ class Documents(Protocol):
     def batch(self, rows: np.ndarray, device: torch.device) -> Any: ...
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Base of the encoders: `width` of the output, `documents(split)`, and `blocks()` for the gradient probes."""
 
     width: int
 
+    @abstractmethod
     def documents(self, split: Split) -> Documents:
-        raise NotImplementedError
+        """The documents of a split in the form that `forward` reads."""
 
+    @abstractmethod
     def blocks(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by block, from the input to the output."""
-        raise NotImplementedError
 
 
 def build_encoder(corpus: Corpus, recipe: Recipe, generator: torch.Generator) -> Encoder:
