@@ -86,7 +86,7 @@ class BagEncoder(Encoder):
     def __init__(self, corpus: Corpus, recipe: Recipe, generator: torch.Generator):
         super().__init__()
         self.max_tokens, self.model_name = recipe.max_tokens, recipe.encoder_model
-        self.corpus_name, self.from_texts = corpus.name, corpus.train.texts is not None
+        self.from_texts = corpus.train.texts is not None
         if self.from_texts:
             used = np.unique(self._counts(corpus.train).indices)
             table = token_embeddings(recipe.encoder_model)[torch.from_numpy(used).long()]

@@ -55,8 +55,7 @@ class TraceWriter:
                        "n_test": len(corpus.test), "n_labels": corpus.n_labels, "propensity": corpus.propensity},
         }
         names = corpus.label_names if corpus.n_labels <= MAX_NAMES else None
-        self.labels = {"names": names, "frequency": corpus.label_frequency.tolist()}
-        _write_json(self.folder / "labels.json", self.labels)
+        _write_json(self.folder / "labels.json", {"names": names, "frequency": corpus.label_frequency.tolist()})
         _write_json(self.folder / "run.json", self.header)
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.frames: list[dict[str, Any]] = []

@@ -87,6 +87,7 @@ class Run:
         self.evaluator = Evaluator.for_corpus(corpus)
         self.optimizers = _optimizers(self.model, recipe)
         self._base_lr = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the documents, in the epoch given first
         self._cluster_labels: csr_array | None = None  # [N, C], made when the auxiliary objective first needs it
         self.rewirer = self._new_rewirer() if isinstance(self.model.output, FixedFanIn) else None
         self.step_number = 0
@@ -152,8 +153,10 @@ class Run:
     def batch_rows(self, number: int) -> np.ndarray:
         """The training documents of a step: a function of the seed alone, whatever else the recipe says."""
         epoch, batch = divmod(number - 1, self.batches_per_epoch)
-        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.corpus.train))
-        return np.sort(order[batch * self.batch_size:(batch + 1) * self.batch_size])
+        if self._order[0] != epoch:  # shuffled once an epoch: for millions of documents that takes longer than a step
+            rng = np.random.default_rng([self.recipe.seed, epoch])
+            self._order = epoch, rng.permutation(len(self.corpus.train))
+        return np.sort(self._order[1][batch * self.batch_size:(batch + 1) * self.batch_size])
 
     def _positives(self, labels: csr_array, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """(row in the batch, column) of every positive pair."""
@@ -202,20 +205,22 @@ class Run:
             raise ValueError(f"{', '.join(fixed)} cannot change during a run; live options are {', '.join(LIVE)}")
         self.recipe = self.recipe.replace(**options)
         if self.rewirer is not None:
-            recipe = self.recipe
-            self.rewirer.interval = recipe.rewire_interval or self.steps + 1
-            self.rewirer.fraction, self.rewirer.threshold = recipe.rewire_fraction, recipe.rewire_threshold
-            self.rewirer.end, self.rewirer.grow = int(recipe.rewire_end * self.steps), recipe.growth_mode
+            for name, value in self._live_rewiring().items():
+                setattr(self.rewirer, name, value)
         self.trace.log("change", step=self.step_number, options=options)
 
     def _new_rewirer(self) -> Rewirer:
         r = self.recipe
         owner = next(o for o in self.optimizers if any(p is self.model.output.weight for g in o.param_groups
                                                        for p in g["params"]))
-        return Rewirer(self.model.output, owner, grow=r.growth_mode, interval=r.rewire_interval or self.steps + 1,
-                       fraction=r.rewire_fraction, threshold=r.rewire_threshold, mode=r.prune_mode,
-                       schedule=r.rewire_schedule, end=int(r.rewire_end * self.steps), init=r.init_mode,
-                       reset_moments=r.reset_moments, seed=r.seed)
+        return Rewirer(self.model.output, owner, mode=r.prune_mode, schedule=r.rewire_schedule, init=r.init_mode,
+                       reset_moments=r.reset_moments, seed=r.seed, **self._live_rewiring())
+
+    def _live_rewiring(self) -> dict[str, Any]:
+        """What the recipe says of the rewirer's options that may change during a run."""
+        r = self.recipe
+        return {"grow": r.growth_mode, "interval": r.rewire_interval or self.steps + 1, "fraction": r.rewire_fraction,
+                "threshold": r.rewire_threshold, "end": int(r.rewire_end * self.steps)}
 
     def _add_auxiliary(self) -> None:
         clusters = label_clusters(self.corpus, self.recipe)

@@ -29,7 +29,6 @@ BINS = {
 ALL_LABELS = Look(INK, "solid", "hexagon")  # beside the bins
 AUXILIARY = Look("#009E73", "dashdot", "diamond")
 DENSE = Look("#7F7F7F", "solid", "x")
-MAIN = Look("#0072B2", "solid", "circle")
 # For figures that compare runs: the dense one is grey and the one with the auxiliary objective green, as elsewhere.
 # Orange and sky blue are darker than Okabe and Ito's, for a contrast of 3 to 1 on white.
 RUNS = (

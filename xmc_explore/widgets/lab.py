@@ -14,6 +14,7 @@ from IPython import get_ipython
 from IPython.display import display
 
 from ..corpora import Corpus
+from ..plots import method_of
 from ..recipe import Recipe
 from ..trace import Trace
 from .canvas import Canvas, Connectivity
@@ -231,19 +232,6 @@ def _knob(option: str, label: str, tip: str, values: tuple, say: Callable[[Any],
                              tooltip=tip, continuous_update=False)
 
 
-def _method(recipe: Recipe) -> str:
-    """What the method of a recipe is called."""
-    if recipe.output != "sparse":
-        name = recipe.output
-    elif not recipe.rewires:
-        name = "static sparse"
-    else:
-        name = {"random": "SET", "gradient": "RigL"}[recipe.growth_mode]
-    extras = (f" + intermediate {recipe.intermediate}" if recipe.intermediate else "",
-              " + auxiliary" if recipe.aux_weight else "")
-    return name + "".join(extras)
-
-
 def _definitions(corpus: Corpus, recipe: Recipe) -> str:
     """What only a reset with another recipe could change, as a list of terms."""
     rows = [("labels", f"{corpus.n_labels:,}"), ("documents", f"{len(corpus.train):,}"), ("encoder", recipe.encoder)]
@@ -256,7 +244,7 @@ def _definitions(corpus: Corpus, recipe: Recipe) -> str:
 
 def _text(corpus: Corpus, s: Snapshot) -> str:
     """What a laboratory was, for whoever cannot see it."""
-    lines = [f"Lab on {corpus.name!r}: {_method(s.recipe)}, seed {s.recipe.seed}",
+    lines = [f"Lab on {corpus.name!r}: {method_of(s.recipe)}, seed {s.recipe.seed}",
              f"  step {s.step} of {s.steps}, {s.rewires} rewires, {s.state}"]
     if s.metrics:
         shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
@@ -280,7 +268,7 @@ def _message(s: Snapshot, about: str) -> str:
         return _words(s.message)
     if s.state == "building":
         return _words("Building the model: the first time takes some seconds.")
-    return _words(f"{_method(s.recipe)} on {about}")
+    return _words(f"{method_of(s.recipe)} on {about}")
 
 
 def _words(text: str, wrong: bool = False) -> str:
