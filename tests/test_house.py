@@ -34,7 +34,7 @@ def requirements(*lists: list[str]) -> dict[str, Requirement]:
 def own_files() -> list[Path]:
     inside = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
     return [path for path in [*ROOT.iterdir(), *inside]
-            if path.is_file() and not MADE & set(path.relative_to(ROOT).parts)]
+            if path.is_file() and path.name != ".git" and not MADE & set(path.relative_to(ROOT).parts)]
 
 
 def texts() -> list[tuple[str, str]]:

@@ -1,0 +1,185 @@
+"""Each exercise has a solution that passes, mistakes that are called by name, and a reference that stands in."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from xmc_explore import exercises as ex
+from xmc_explore.exercises.checking import TRIALS, agree, difference, examine, statement
+from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction
+
+ALL = ex.all_exercises()
+WRITE = {name: e for name, e in ALL.items() if isinstance(e, WriteFunction)}
+MISTAKES = [(e, m) for e in WRITE.values() for m in e.mistakes]
+
+
+@pytest.fixture(autouse=True)
+def own_record(monkeypatch, tmp_path):
+    monkeypatch.setenv("XMC_EXPLORE_PROGRESS", str(tmp_path / "progress.json"))
+    return tmp_path / "progress.json"
+
+
+# --- every exercise -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exercise", WRITE.values(), ids=WRITE)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_solution_as_it_would_stand_in_a_notebook_passes(exercise, seed):
+    names = {"np": np, "torch": torch, "math": math}
+    exec(compile(exercise.source(), exercise.name, "exec"), names)  # our own source, not a user's
+    right, kind, words, picture = examine(exercise, names[exercise.reference.__name__], seed)
+    assert right and kind == "right", words
+    assert (picture is None) == (exercise.picture is None)
+
+
+@pytest.mark.parametrize(("exercise", "mistake"), MISTAKES, ids=[f"{e.name}: {m.name}" for e, m in MISTAKES])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_likely_mistake_is_called_by_its_name(exercise, mistake, seed):
+    right, kind, words, _ = examine(exercise, mistake.function, seed)
+    assert not right and kind == "wrong"
+    assert words == f"**{mistake.name}.** {mistake.words}"
+
+
+@pytest.mark.parametrize("exercise", ALL.values(), ids=ALL)
+def test_a_statement_has_all_that_a_student_needs(exercise):
+    text = statement(exercise)
+    assert exercise.statement.strip() in text and f"no more than {exercise.minutes} minutes" in text
+    assert text.count("<details>") == text.count("</details>") == len(exercise.hints) + 1
+    assert text.index("Hint") < text.index("<summary>Solution</summary>")
+    assert exercise.solution().strip()
+    assert 1 <= exercise.minutes <= 30
+
+
+def test_there_are_enough_of_each_kind():
+    kinds = [type(e) for e in ALL.values()]
+    assert len(kinds) >= 4 and {WriteFunction, Prediction} <= set(kinds) <= {WriteFunction, Prediction, Knob}
+
+
+# --- the checker --------------------------------------------------------------------------------------------------
+
+
+def stub(scores, labels, k):
+    ...
+
+
+def unfinished(scores, labels, k):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("function", [stub, unfinished])
+def test_unsolved_the_reference_stands_in_and_nothing_is_recorded(capsys, own_record, function):
+    given = ex.check("precision_at_k")(function)
+    assert "Not solved yet" in capsys.readouterr().out
+    assert given.__name__ == function.__name__
+    assert given(np.array([[3.0, 1, 2]]), np.array([[1, 0, 0]]), 2) == 0.5
+    assert not own_record.exists()
+
+
+def test_a_right_function_comes_back_as_it_is_and_is_recorded(capsys, own_record):
+    own = WRITE["precision_at_k"].reference
+    assert ex.check("precision_at_k")(own) is own
+    assert "Right" in capsys.readouterr().out
+    entry = json.loads(own_record.read_text())["precision_at_k"]
+    assert entry["tries"] == 1 and entry["solved"]
+    solved = ex.progress().set_index("exercise").loc["precision at k"]
+    assert solved["tries"] == 1 and solved["solved"] == entry["solved"]
+
+
+def test_a_wrong_function_is_told_where_it_is_off(capsys):
+    given = ex.check("precision_at_k")(lambda scores, labels, k: 17.0)
+    said = capsys.readouterr().out
+    assert "Expected" in said and "got 17" in said and "random seed" in said
+    assert given(np.array([[3.0, 1, 2]]), np.array([[1, 0, 0]]), 2) == 0.5
+    assert "got [1]" in examine(WRITE["inverse_propensity"], lambda *a: np.ones(1), 0)[2]
+
+
+def test_an_error_inside_is_told_in_words(capsys):
+    ex.check("precision_at_k")(lambda scores, labels, k: scores[99])
+    assert "stopped with `IndexError" in capsys.readouterr().out
+
+
+def test_changed_inputs_are_noticed():
+    def careless(scores, labels, k):
+        result = WRITE["precision_at_k"].reference(scores, labels, k)
+        scores *= 0
+        return result
+
+    assert "changed its inputs" in examine(WRITE["precision_at_k"], careless, 0)[2]
+
+
+def test_inputs_are_fresh_each_time():
+    seen = []
+    ex.check("precision_at_k")(lambda scores, labels, k: seen.append(scores) or 1.0)
+    ex.check("precision_at_k")(lambda scores, labels, k: seen.append(scores) or 1.0)
+    assert len(seen) == 2 * TRIALS
+    assert len({s.tobytes() for s in seen}) == len(seen)
+
+
+def test_unknown_names_and_wrong_kinds():
+    with pytest.raises(KeyError, match="did you mean 'precision_at_k'"):
+        ex.show("precision_at_q")
+    with pytest.raises(TypeError, match=r"answered with predict\(\.\.\.\)"):
+        ex.check("one_answer")
+
+
+def test_results_of_many_kinds_are_compared():
+    assert agree(torch.tensor([1.0, 2]), np.array([1.0, 2]), 1e-6)
+    assert agree((1.0, [2, 3]), (1.0, [2, 3]), 0) and not agree((1.0,), (1.0, 2.0), 0)
+    assert agree({"a": [1, 1]}, {"a": np.ones(2)}, 0) and not agree({"b": 1}, {"a": 1}, 0)
+    assert not agree("word", np.ones(2), 1) and not agree(None, 1.0, 1)
+    assert agree(float("nan"), float("nan"), 0)
+    assert "Part 2 of 2" in difference((1.0, 2.0), (1.0, 3.0))
+    assert "2 of 3 values differ, most of all at [2]" in difference(np.array([1.0, 2, 9]), np.array([1.0, 3, 3]))
+
+
+class FewDocuments:
+    """A corpus with one label on every second document."""
+
+    def __init__(self):
+        from scipy.sparse import csr_array
+
+        labels = csr_array(np.array([[1, 0], [0, 1], [1, 1], [0, 1]], dtype=np.float32)[:, ::-1])
+        self.label_frequency = np.array([30, 10])
+        self.test = type("Split", (), {"labels": labels, "__len__": lambda _: 4})()
+
+
+def test_a_prediction_is_compared_with_what_is_measured(capsys, own_record):
+    ex.predict("one_answer", None)
+    assert "No prediction yet" in capsys.readouterr().out and not own_record.exists()
+    ex.predict("one_answer", 76, given=FewDocuments())
+    assert "it is **75 %**" in capsys.readouterr().out
+    assert json.loads(own_record.read_text())["one_answer"]["solved"]
+    with pytest.raises(TypeError, match="one number"):
+        ex.predict("one_answer", "many")
+
+
+def test_a_known_trap_is_named(capsys):
+    corpus = FewDocuments()
+    corpus.label_frequency = np.array([30, 70])  # 70 % of the assignments, 50 % of the documents
+    ex.predict("one_answer", 70, given=corpus)
+    assert "You divided by the number of *assignments*" in capsys.readouterr().out
+
+
+# --- progress -----------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_record_is_set_aside(capsys, own_record):
+    own_record.write_text("[1, 2")
+    ex.check("precision_at_k")(WRITE["precision_at_k"].reference)
+    assert "is now progress.unreadable.json" in capsys.readouterr().out
+    assert own_record.with_name("progress.unreadable.json").read_text() == "[1, 2"
+    assert json.loads(own_record.read_text())["precision_at_k"]["solved"]
+
+
+def test_progress_can_be_off_or_forgotten(monkeypatch, own_record):
+    ex.check("precision_at_k")(WRITE["precision_at_k"].reference)
+    ex.forget()
+    assert not own_record.exists()
+    monkeypatch.setenv("XMC_EXPLORE_PROGRESS", "off")
+    ex.check("precision_at_k")(WRITE["precision_at_k"].reference)
+    assert (ex.progress()["tries"] == 0).all()

@@ -1,0 +1,243 @@
+"""How an answer is checked, and what is said of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import html
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .exercise import Exercise, Knob, Prediction, WriteFunction
+from .progress import record
+from .registry import find
+
+TRIALS = 5  # random inputs a check draws
+
+
+# --- the three ways to answer -------------------------------------------------------------------------------------
+
+
+def check(name: str) -> Callable[[Callable], Callable]:
+    """A decorator: checks the function below it, says what it found, and hands back one that works.
+
+    A right function comes back as it is. An unsolved or wrong one is replaced by the reference, so that the cells
+    that follow run all the same; what was wrong is said, and a mistake that is known is called by its name.
+    Raises KeyError if there is no such exercise.
+    """
+    exercise = find(name, WriteFunction)
+
+    def decorate(function: Callable) -> Callable:
+        right, kind, words, picture = examine(exercise, function)
+        if kind != "unsolved":
+            record(name, right)
+        _say(kind, words)
+        if picture is not None:
+            _display(picture)
+        if right:
+            return function
+        return functools.wraps(function)(lambda *args, **kwargs: exercise.reference(*args, **kwargs))
+
+    return decorate
+
+
+def predict(name: str, guess: float | None, given: Any = None) -> None:
+    """Compare a predicted number with what is so. `given` is what the exercise measures it on, a trace for example.
+
+    `guess=None` is "not yet". Raises KeyError for an unknown exercise and TypeError for a guess that is no number.
+    """
+    exercise = find(name, Prediction)
+    if guess is None:
+        return _say("unsolved", "No prediction yet: put a number in place of `None` and run the cell again.")
+    if isinstance(guess, bool) or not isinstance(guess, (int, float, np.number)):
+        raise TypeError(f"a prediction is one number; got {guess!r}")
+    answer = _value(exercise.answer, given)
+    right = _near(float(guess), answer, exercise.tolerance)
+    record(name, right)
+    told = f"You said {_number(guess)}, it is **{_number(answer)} {exercise.unit}**."
+    if right:
+        return _say("right", f"{told} {exercise.because}")
+    trap = next((words for value, words in exercise.traps if _near(float(guess), _value(value, given), 0.02)), "")
+    _say("wrong", f"{told} {trap or exercise.because}")
+
+
+def reach(name: str, run: Any) -> None:
+    """Has a run reached what the exercise asks for? `run` is a trace, or a laboratory whose trace is taken."""
+    exercise = find(name, Knob)
+    reached, words = exercise.condition(getattr(run, "trace", run))
+    record(name, reached)
+    _say("right" if reached else "unsolved", f"{words} {exercise.because if reached else ''}".strip())
+
+
+def show(name: str) -> None:
+    """The statement with difficulty, importance and minutes; below it hints, one after the other, and the solution."""
+    exercise = find(name)
+    _display_markdown(statement(exercise))
+
+
+def solution(name: str) -> str:
+    """The code (or the words) that solve an exercise; tests put it into the notebooks."""
+    exercise = find(name)
+    return exercise.source() if isinstance(exercise, WriteFunction) else exercise.solution()
+
+
+# --- what is found ------------------------------------------------------------------------------------------------
+
+
+def examine(exercise: WriteFunction, function: Callable, seed: int | None = None) -> tuple[bool, str, str, Any]:
+    """(right, "right" | "wrong" | "unsolved", words, picture or None) of a function on fresh random inputs."""
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    rng = np.random.default_rng(seed)
+    answers, shown = [], None
+    for _ in range(TRIALS):
+        arguments = exercise.inputs(rng)
+        target = exercise.reference(*copy.deepcopy(arguments))
+        handed = copy.deepcopy(arguments)
+        try:
+            yours = function(*handed)
+        except NotImplementedError:
+            yours = None
+        except Exception as error:
+            return (False, "wrong", f"Your function stopped with `{type(error).__name__}: {error}` on inputs of "
+                    f"{_shapes(arguments)} (random seed {seed}).", None)
+        if yours is None or yours is Ellipsis:
+            return False, "unsolved", "Not solved yet: until then the reference stands in for it below.", None
+        if not agree(handed, arguments, 0) and agree(yours, target, exercise.tolerance):
+            return False, "wrong", "The result is right, but your function changed its inputs: work on a copy.", None
+        answers.append((arguments, yours, target))
+        if shown is None or not agree(yours, target, exercise.tolerance):
+            shown = answers[-1]
+    picture = None if exercise.picture is None else exercise.picture(*shown)
+    if all(agree(yours, target, exercise.tolerance) for _, yours, target in answers):
+        return True, "right", f"Right, on {TRIALS} random inputs. {exercise.because}", picture
+    for mistake in exercise.mistakes:
+        if all(agree(yours, _quietly(mistake.function, arguments), exercise.tolerance)
+               for arguments, yours, _ in answers):
+            return False, "wrong", f"**{mistake.name}.** {mistake.words}", picture
+    words = f"{difference(shown[1], shown[2])} (inputs of {_shapes(shown[0])}, random seed {seed})."
+    return False, "wrong", words, picture
+
+
+def agree(a: Any, b: Any, tolerance: float) -> bool:
+    """Are two results the same: numbers, arrays, tensors, and tuples, lists and dictionaries of them?"""
+    if isinstance(b, dict):
+        return isinstance(a, dict) and a.keys() == b.keys() and all(agree(a[k], b[k], tolerance) for k in b)
+    if isinstance(b, (tuple, list)):
+        return (isinstance(a, (tuple, list)) and len(a) == len(b)
+                and all(agree(x, y, tolerance) for x, y in zip(a, b, strict=True)))
+    if isinstance(b, str) or b is None or callable(b):
+        return a is b or (type(a) is type(b) and a == b)
+    try:
+        x, y = _array(a), _array(b)
+    except (TypeError, ValueError, RuntimeError):
+        return a is b
+    if x.shape != y.shape:
+        return False
+    if x.dtype.kind not in "fiubc" or y.dtype.kind not in "fiubc":
+        return bool(np.array_equal(x, y))
+    return bool(np.allclose(x.astype(np.float64), y.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True))
+
+
+def difference(yours: Any, target: Any) -> str:
+    """In words, how a result differs."""
+    if isinstance(target, (tuple, list)) and isinstance(yours, (tuple, list)) and len(yours) == len(target):
+        for number, (a, b) in enumerate(zip(yours, target, strict=True), 1):
+            if not agree(a, b, 1e-5):
+                return f"Part {number} of {len(target)}: " + difference(a, b)
+    try:
+        x, y = _array(yours), _array(target)
+    except (TypeError, ValueError, RuntimeError):
+        return f"Expected a result like `{type(target).__name__}`, got `{type(yours).__name__}`"
+    if x.shape != y.shape:
+        return f"Expected a result of shape {list(y.shape)}, got {list(x.shape)}"
+    if y.size == 1:
+        return f"Expected {_number(float(y.reshape(())))}, got {_number(float(x.reshape(())))}"
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    off = ~np.isclose(x, y, rtol=1e-5, atol=1e-5, equal_nan=True)
+    worst = np.unravel_index(np.argmax(np.where(off, np.abs(x - y), -1)), y.shape)
+    place = ", ".join(map(str, worst))
+    return (f"{off.sum():,} of {y.size:,} values differ, most of all at [{place}]: expected {_number(y[worst])}, "
+            f"got {_number(x[worst])}")
+
+
+def _quietly(function: Callable, arguments: tuple) -> Any:
+    """What a known mistake answers; one that stops with an error resembles nothing."""
+    try:
+        return function(*copy.deepcopy(arguments))
+    except Exception:
+        return object()
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().float().numpy() if isinstance(value, torch.Tensor) and value.is_floating_point() else (
+        np.asarray(value))
+
+
+def _value(answer: Any, given: Any) -> float:
+    return float(answer(given) if callable(answer) else answer)
+
+
+def _near(guess: float, answer: float, tolerance: float) -> bool:
+    return abs(guess - answer) <= tolerance * max(abs(answer), 1e-12)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _shapes(arguments: tuple) -> str:
+    said = [str(list(a.shape)) if hasattr(a, "shape") else repr(a) if isinstance(a, (int, float, str)) else
+            type(a).__name__ for a in arguments]
+    return ", ".join(said)
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+def statement(exercise: Exercise) -> str:
+    """An exercise as Markdown: it needs no widget, so it reads the same in a rendered page."""
+    dots = {what: "●" * n + "○" * (5 - n) for what, n in (("difficulty", exercise.difficulty),
+                                                          ("importance", exercise.importance))}
+    kind = {WriteFunction: "write a function", Prediction: "predict, then look", Knob: "turn the knob until"}
+    head = (f"#### Exercise: {exercise.title}\n\n*{kind[type(exercise)]} · difficulty {dots['difficulty']} · "
+            f"importance {dots['importance']} · no more than {exercise.minutes} minutes*\n\n"
+            f"{exercise.statement.strip()}\n")
+    folded = [("Hint" if len(exercise.hints) == 1 else f"Hint {i}", text)
+              for i, text in enumerate(exercise.hints, 1)] + [("Solution", exercise.solution())]
+    return head + "".join(f"\n<details><summary>{html.escape(title)}</summary>\n\n{text.strip()}\n\n</details>\n"
+                          for title, text in folded)
+
+
+_MARK = {"right": "✓", "wrong": "✗", "unsolved": "…"}
+
+
+def _say(kind: str, words: str) -> None:
+    _display_markdown(f"{_MARK[kind]} {words}")
+
+
+def _display_markdown(text: str) -> None:
+    if _in_notebook():
+        from IPython.display import Markdown, display
+
+        display(Markdown(text))
+    else:
+        print(text)
+
+
+def _display(picture: Any) -> None:
+    if _in_notebook():
+        from IPython.display import display
+
+        display(picture)
+
+
+def _in_notebook() -> bool:
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return getattr(get_ipython(), "kernel", None) is not None
