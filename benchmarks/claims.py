@@ -3,13 +3,15 @@
     python -m benchmarks.claims [--seeds 5] [--steps N] [--only fan-in] [--report]
 
 Runs what `results/claims_runs.csv` does not hold yet, seed by seed, so that it can be stopped and taken up again, and
-writes results/claims_series.{csv,md} (every setting: mean and spread) and results/claims.{csv,md} (every claim: paired
-differences with a 95 % confidence interval over seeds, and a verdict). `--report` only writes the tables.
+writes results/claims_series.{csv,md} (every setting: mean and spread), results/claims.{csv,md} (every claim: paired
+differences with a 95 % confidence interval over seeds, and a verdict) and data/claims.json, which notebooks read.
+`--report` only writes the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import time
@@ -25,6 +27,7 @@ import xmc_explore as xe
 from benchmarks.machine import RESULTS, write
 
 RUNS = RESULTS / "claims_runs.csv"
+DATA = RESULTS.parent.parent / "data" / "claims.json"
 CORPUS = "calls-small"
 METRICS = ("P@1", "P@5", "PSP@1", "PSP@5", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
 EARLY = 100  # steps over which "early" quantities are averaged
@@ -143,6 +146,7 @@ def gap(metric: str, better: str, worse: str) -> Value:
 class Claim:
     """A sentence, where it comes from, and the differences that have to be above 0 for it to hold, with their words."""
 
+    key: str  # as notebooks call it
     source: str
     sentence: str
     differences: tuple[tuple[str, Value], ...]
@@ -151,67 +155,71 @@ class Claim:
 
 AUX, SET = "SET + auxiliary", "SET"
 CLAIMS = (
-    Claim("Fig 1", "Plain rewiring loses precision as the layer gets sparser",
+    Claim("sparser-loses", "Fig 1", "Plain rewiring loses precision as the layer gets sparser",
           (("P@1, fan-in 64 less fan-in 4", gap("P@1", "SET [fan_in=64]", "SET [fan_in=4]")),)),
-    Claim("Fig 1", "With the auxiliary objective precision falls less with sparsity", (
+    Claim("auxiliary-flattens", "Fig 1", "With the auxiliary objective precision falls less with sparsity", (
         ("P@1 lost from fan-in 64 to 4: without less with",
          less(gap("P@1", "SET [fan_in=64]", "SET [fan_in=4]"),
               gap("P@1", f"{AUX} [fan_in=64]", f"{AUX} [fan_in=4]"))),)),
-    Claim("Fig 2", "The auxiliary objective raises the encoder's gradient norm early on (biases from zero)",
+    Claim("gradient-norm", "Fig 2",
+          "The auxiliary objective raises the encoder's gradient norm early on (biases from zero)",
           (("log2 of the ratio", ratio(value(AUX, "early gradient norm"), value(SET, "early gradient norm"))),),
           "doublings"),
-    Claim("Fig 2", "The same with biases started at the prior",
+    Claim("gradient-norm-prior", "Fig 2", "The same with biases started at the prior",
           (("log2 of the ratio", ratio(value(f"{AUX} [bias_init=prior]", "early gradient norm"),
                                        value(f"{SET} [bias_init=prior]", "early gradient norm"))),), "doublings"),
-    Claim("Fig 3", "The gap between dense and sparse grows with the number of labels", (
+    Claim("label-count", "Fig 3", "The gap between dense and sparse grows with the number of labels", (
         ("P@1 lost by SET: most labels less fewest",
          less(gap("P@1", "dense [min_uses=2]", "SET [min_uses=2]"),
               gap("P@1", "dense [min_uses=30]", "SET [min_uses=30]"))),)),
-    Claim("Fig 3", "Longer training helps a sparser layer more", (
+    Claim("longer-for-sparser", "Fig 3", "Longer training helps a sparser layer more", (
         ("P@1 gained from 2 to 10 epochs: fan-in 4 less fan-in 32",
          less(gap("P@1", "SET [epochs=10, fan_in=4]", "SET [epochs=2, fan_in=4]"),
               gap("P@1", "SET [epochs=10, fan_in=32]", "SET [epochs=2, fan_in=32]"))),)),
-    Claim("Fig 4", "P@1 first rises with the rewire interval",
+    Claim("interval-rises", "Fig 4", "P@1 first rises with the rewire interval",
           (("P@1, every 100 steps less every 10", gap("P@1", "SET", "SET [rewire_interval=10]")),)),
-    Claim("Fig 4", "and then falls",
+    Claim("interval-falls", "Fig 4", "and then falls",
           (("P@1, every 100 steps less every 400", gap("P@1", "SET", "SET [rewire_interval=400]")),)),
-    Claim("Fig 4", "PSP@1 keeps rising with the rewire interval",
+    Claim("interval-psp", "Fig 4", "PSP@1 keeps rising with the rewire interval",
           (("PSP@1, every 400 steps less every 10",
             gap("PSP@1", "SET [rewire_interval=400]", "SET [rewire_interval=10]")),)),
-    Claim("Fig 5", "A wider intermediate layer keeps improving tail metrics",
+    Claim("intermediate-tail", "Fig 5", "A wider intermediate layer keeps improving tail metrics",
           (("PSP@5, width 4096 less 1024", gap("PSP@5", "SET + intermediate [intermediate=4096]",
                                                "SET + intermediate [intermediate=1024]")),)),
-    Claim("Section 3", "An intermediate layer helps a sparse layer",
+    Claim("intermediate-helps", "Section 3", "An intermediate layer helps a sparse layer",
           (("P@1, width 2048 less none", gap("P@1", "SET + intermediate [intermediate=2048]", "SET")),)),
-    Claim("Figs 6-7", "Random clusters lose at most one point against clusters of like labels",
+    Claim("random-clusters", "Figs 6-7", "Random clusters lose at most one point against clusters of like labels",
           (("P@1, random less k-means, plus 1",
             lambda rows: gap("P@1", f"{AUX} [aux_clustering=random]", AUX)(rows) + 1),)),
-    Claim("Table 5", "The auxiliary objective helps at high sparsity (fan-in 8 of 512)",
+    Claim("auxiliary-helps", "Table 5", "The auxiliary objective helps at high sparsity (fan-in 8 of 512)",
           (("P@1, with less without", gap("P@1", AUX, SET)),)),
-    Claim("Table 5", "and helps less where the layer is denser (fan-in 64)", (
+    Claim("auxiliary-denser", "Table 5", "and helps less where the layer is denser (fan-in 64)", (
         ("P@1 gained at fan-in 8 less at 64",
          less(gap("P@1", AUX, SET), gap("P@1", f"{AUX} [fan_in=64]", "SET [fan_in=64]"))),)),
-    Claim("Table 6", "Too early a cut-off of the auxiliary objective hurts",
+    Claim("cutoff-early", "Table 6", "Too early a cut-off of the auxiliary objective hurts",
           (("P@1, cut-off 0.4 less 0.1", gap("P@1", AUX, f"{AUX} [aux_cutoff=0.1]")),)),
-    Claim("Table 6", "Too late a cut-off hurts",
+    Claim("cutoff-late", "Table 6", "Too late a cut-off hurts",
           (("P@1, cut-off 0.4 less 1.0", gap("P@1", AUX, f"{AUX} [aux_cutoff=1.0]")),)),
-    Claim("Table 2", "A bottleneck of equal memory loses to the sparse layer",
+    Claim("bottleneck-loses", "Table 2", "A bottleneck of equal memory loses to the sparse layer",
           (("P@1, SET less bottleneck", gap("P@1", SET, "bottleneck")),
            ("the same at fan-in 32", gap("P@1", "SET [fan_in=32]", "bottleneck [fan_in=32]")))),
-    Claim("Section 2", "Rewiring beats a static sparse layer", (("P@1, SET less static", gap("P@1", SET, "static")),)),
-    Claim("ours", "P@1 recovers, the tail does not: dense still finds more tail labels than SET + auxiliary",
+    Claim("rewiring-helps", "Section 2", "Rewiring beats a static sparse layer",
+          (("P@1, SET less static", gap("P@1", SET, "static")),)),
+    Claim("tail-behind", "ours",
+          "P@1 recovers, the tail does not: dense still finds more tail labels than SET + auxiliary",
           (("recall@5 of the tail, dense less SET + auxiliary", gap("recall@5/tail", "dense", AUX)),)),
-    Claim("ours", "Connections of tail labels are replaced more often than those of head labels",
+    Claim("tail-churn", "ours", "Connections of tail labels are replaced more often than those of head labels",
           (("replaced in the whole run, tail less head, % of the slots",
             less(value(SET, "replaced/tail"), value(SET, "replaced/head"))),)),
-    Claim("ours", "A more frequent rewire moves tail connections most",
+    Claim("interval-tail", "ours", "A more frequent rewire moves tail connections most",
           (("growth of tail less head when rewiring every 25 instead of 200 steps, % of the slots",
             less(gap("replaced/tail", "SET [rewire_interval=25]", "SET [rewire_interval=200]"),
                  gap("replaced/head", "SET [rewire_interval=25]", "SET [rewire_interval=200]"))),)),
-    Claim("ours", "Starting biases at the prior does more for a sparse layer than the auxiliary objective",
+    Claim("prior-instead", "ours",
+          "Starting biases at the prior does more for a sparse layer than the auxiliary objective",
           (("P@1, SET with prior less SET + auxiliary without",
             gap("P@1", f"{SET} [bias_init=prior]", AUX)),)),
-    Claim("ours", "With the prior in place the auxiliary objective still helps",
+    Claim("prior-and-auxiliary", "ours", "With the prior in place the auxiliary objective still helps",
           (("P@1, with less without", gap("P@1", f"{AUX} [bias_init=prior]", f"{SET} [bias_init=prior]")),)),
 )
 
@@ -220,6 +228,12 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean and 95 % confidence interval (Student's t over seeds)."""
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return values.mean(), values.mean() - half, values.mean() + half
+
+
+def one_run(values: np.ndarray) -> tuple[float, float]:
+    """Where a single further seed is to be expected, 19 times of 20 (Student's t, normal differences)."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) * math.sqrt(1 + 1 / len(values))
+    return values.mean() - half, values.mean() + half
 
 
 def verdict(intervals: list[tuple[float, float, float]]) -> str:
@@ -242,6 +256,22 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
         found.append({"source": claim.source, "claim": claim.sentence, "measured": "; ".join(said), "unit": claim.unit,
                       "seeds": min(len(values) for _, values in measured), "verdict": verdict(spans)})
     return pd.DataFrame(found)
+
+
+def for_notebooks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """What `xe.claims` tells a student: of each claim the first difference, and where one run may come out."""
+    table, found = judge(rows), {}
+    for claim in CLAIMS:
+        judged = table[table["claim"] == claim.sentence]
+        if len(judged):
+            words, of = claim.differences[0]
+            values = of(rows).to_numpy(float)
+            numbers = dict(zip(("mean", "low", "high", "one_low", "one_high"), (*interval(values), *one_run(values)),
+                               strict=True))
+            found[claim.key] = {"source": claim.source, "claim": claim.sentence, "difference": words,
+                                "unit": claim.unit, "seeds": len(values), "verdict": judged["verdict"].iloc[0],
+                                **{k: round(float(v), 3) for k, v in numbers.items()}}
+    return found
 
 
 def report(rows: pd.DataFrame, seeds: int) -> None:
@@ -270,6 +300,9 @@ def report(rows: pd.DataFrame, seeds: int) -> None:
         "measured: mean over seeds of the paired difference, in brackets its 95 % confidence interval (Student's t); "
         "one claim in twenty would be settled by chance, and no correction is made for their number",
         "verdict: reproduced if the interval lies above 0, opposite if below, else not at this scale"])
+    beside = DATA.with_suffix(".tmp")
+    beside.write_text(json.dumps(for_notebooks(rows), indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, DATA)
 
 
 def main() -> None:

@@ -29,7 +29,9 @@ _HOME = {
     "Lab": ".widgets",
     "metrics": None,
     "plots": None,
+    "claims": None,
     "doctor": None,
+    "exercises": None,
 }
 __all__ = list(_HOME)
 

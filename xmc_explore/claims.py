@@ -1,0 +1,82 @@
+"""The paper says, you measured: a student's numbers beside what several seeds gave here, with a verdict in words.
+
+`data/claims.json` holds, for each claim, the mean of a difference that has to be above 0 for the claim to hold, its
+95 % confidence interval, and the range in which one further run falls 19 times of 20. `python -m benchmarks.claims`
+measures and writes it; its table with all conditions is `benchmarks/results/claims.md`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).resolve().parent.parent / "data" / "claims.json"
+
+
+@cache
+def known() -> dict[str, dict[str, Any]]:
+    """Every claim by its key. Raises FileNotFoundError, saying what to run, if none was measured yet."""
+    if not FILE.exists():
+        raise FileNotFoundError(f"{FILE} is missing: `python -m benchmarks.claims` measures and writes it")
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """One row a claim; shows as a table in a notebook and as text elsewhere. `rows` are plain dictionaries."""
+
+    rows: list[dict[str, str]]
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col" style="text-align:left">{html.escape(c)}</th>' for c in self.rows[0])
+        body = "".join("<tr>" + "".join(f'<td style="text-align:left;vertical-align:top">{html.escape(v)}</td>'
+                                        for v in row.values()) + "</tr>" for row in self.rows)
+        return (f'<table class="xmc-verdicts"><caption>The paper says, you measured</caption>'
+                f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+    def __repr__(self) -> str:
+        return "\n\n".join("\n".join(f"{k}: {v}" for k, v in row.items()) for row in self.rows)
+
+
+def paper_says(measured: Mapping[str, float]) -> Verdicts:
+    """Put what was measured, {claim: difference}, beside what the paper says and what several seeds gave here.
+
+    A difference above 0 speaks for the claim. Raises KeyError for a claim that is not known, ValueError for none.
+    """
+    if not measured:
+        raise ValueError("nothing was measured: give {claim: number}; the claims are " + ", ".join(known()))
+    rows = []
+    for key, number in measured.items():
+        if key not in known():
+            close = difflib.get_close_matches(key, known(), 1)
+            raise KeyError(f"no claim is called {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        claim = known()[key]
+        rows.append({
+            "the claim (whose)": f"{claim['claim']} ({claim['source']})",
+            "measured as": claim["difference"],
+            "you": f"{number:+.2f} {claim['unit']}",
+            "expected here": f"{claim['one_low']:+.2f} to {claim['one_high']:+.2f} (one run; {claim['seeds']} seeds "
+                             f"gave {claim['mean']:+.2f} on average)",
+            "verdict": verdict(claim, number)})
+    return Verdicts(rows)
+
+
+_OVERALL = {"reproduced": "Over all seeds the claim holds here.",
+            "opposite": "Over all seeds the opposite is true here.",
+            "not at this scale": "Over all seeds it cannot be told from no effect at this scale."}
+
+
+def verdict(claim: Mapping[str, Any], number: float) -> str:
+    """In words: does this run agree with the claim, is it where runs fall, and what do all seeds say?"""
+    if number != number:
+        return "Nothing was measured."
+    own = "Your run agrees." if number > 0 else "Your run does not show it."
+    if not claim["one_low"] <= number <= claim["one_high"]:
+        own += " It lies outside of what such runs gave: other settings, another machine, or one throw in twenty."
+    return f"{own} {_OVERALL[claim['verdict']]}"
