@@ -2,6 +2,9 @@
 
     python notebooks/render.py                    # all of them
     python notebooks/render.py 00 03 -p steps 50  # those whose names start so, with a parameter set
+    python notebooks/render.py --theme dark
+
+A page is one file that asks for nothing: figures stay interactive, formulas are MathML, no kernel and no network.
 """
 
 from __future__ import annotations
@@ -9,10 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
+import nbformat
 import papermill
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
@@ -28,10 +34,45 @@ def value_of(text: str) -> object:
         return text
 
 
+# Everything that nbconvert would fetch from somewhere when the page is opened: figures bring their own script, formulas
+# are MathML, and a widget without a kernel shows the static picture that stands beside it.
+OFFLINE = dict.fromkeys(("mathjax_url", "require_js_url", "jquery_url", "jupyter_widgets_base_url",
+                         "widget_renderer_url"), "")
+SCRIPT_FROM_ELSEWHERE = re.compile(r'<script[^>]*\bsrc="[^"]*"[^>]*>\s*</script>')  # plotly asks for MathJax
+CODE_OR_FORMULA = re.compile(r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\\$])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)", re.S)
+
+
+def with_mathml(text: str) -> str:
+    """Markdown whose formulas are MathML, which every browser sets without a script; code is left alone."""
+    def one(match: re.Match[str]) -> str:
+        code, display, inline = match.groups()
+        if code:
+            return code
+        return convert(display or inline, display="block" if display else "inline").replace("\n", " ")
+    return CODE_OR_FORMULA.sub(one, text)
+
+
+def page_of(notebook: nbformat.NotebookNode, theme: str) -> str:
+    """An executed notebook as one self-contained HTML page."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_mathml(cell.source)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = with_mathml(output.data["text/markdown"])
+            # Of a widget only what stands in for it can be shown: its own type needs a kernel and a network.
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    notebook.metadata.pop("widgets", None)
+    exporter = HTMLExporter(theme=theme, embed_images=True, **OFFLINE)
+    page, _ = exporter.from_notebook_node(notebook)
+    return SCRIPT_FROM_ELSEWHERE.sub("", page)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="starts of notebook names; none means all")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    parser.add_argument("--theme", choices=("light", "dark"), default="light")
     options = parser.parse_args()
     parameters = {name: value_of(text) for name, text in options.p}
     chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -49,7 +90,7 @@ def main() -> int:
                                        progress_bar=False)
         except PapermillExecutionError as error:  # the notebook up to the error is written, and becomes a page too
             failed.append(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
-        page, _ = HTMLExporter().from_filename(result)
+        page = page_of(nbformat.read(result, as_version=4), options.theme)
         result.with_suffix(".html").write_text(page, encoding="utf-8")
         print(f"{result.relative_to(RENDERED.parent)} and .html", flush=True)
     print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")
