@@ -1,17 +1,20 @@
 """The memory ledger of an output layer: bytes predicted from the sizes, and bytes measured from the tensors.
 
 With Adam every trained number costs four: itself, its gradient and two moments. A fixed fan-in layer adds one index
-for each weight. Logits are a matter of batch and labels, the same for every kind of output layer.
+for each weight. A step that updates in place (`logit_free.py`) has no gradient buffer; plain SGD has no moments. Logits
+are a matter of batch and labels, the same for every kind of output layer, and gone in a step without logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 BYTES = 4  # float32
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float8_e4m3fn": 1}
 
 
 def index_bytes(width: int) -> int:
@@ -19,20 +22,34 @@ def index_bytes(width: int) -> int:
     return 2 if width <= 32768 else 4
 
 
-def predicted(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2) -> int:
-    """Bytes of an output layer with gradient and optimizer moments: `kind` "dense", "sparse" or "bottleneck".
+def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2, gradients: bool = True,
+          dtype: str = "float32") -> dict[str, int]:
+    """Bytes of an output layer in training by part: "weights", "biases", "indices", "gradients", "moments".
 
-    `size` is the fan-in of a sparse layer or the width of a bottleneck; `moments` is 2 for Adam, 1 for SGD with
-    momentum, 0 for plain SGD. Biases are counted.
+    `kind` is "dense", "sparse" or "bottleneck"; `size` is the fan-in of a sparse layer or the width of a bottleneck;
+    `moments` is 2 for Adam, 1 for SGD with momentum, 0 for plain SGD. `gradients=False` is an update in place: no
+    gradient of the weights and biases that belong to labels is ever held. `dtype` is that of these weights; biases,
+    gradients and moments are float32. Raises ValueError for a kind or dtype that is not known.
     """
-    copies = (2 + moments) * BYTES
+    if dtype not in WEIGHT_BYTES:
+        raise ValueError(f"dtype={dtype!r}; choose one of {', '.join(map(repr, WEIGHT_BYTES))}")
     if kind == "dense":
-        return n_labels * (width + 1) * copies
-    if kind == "sparse":
-        return n_labels * ((size + 1) * copies + size * index_bytes(width))
-    if kind == "bottleneck":
-        return (size * (width + 1) + n_labels * (size + 1)) * copies
-    raise ValueError(f"kind={kind!r}; choose one of 'dense', 'sparse', 'bottleneck'")
+        weights, biases, indices, narrow = n_labels * width, n_labels, 0, 0
+    elif kind == "sparse":
+        weights, biases, indices, narrow = n_labels * size, n_labels, n_labels * size * index_bytes(width), 0
+    elif kind == "bottleneck":
+        weights, biases, indices, narrow = n_labels * size, n_labels, 0, size * (width + 1)
+    else:
+        raise ValueError(f"kind={kind!r}; choose one of 'dense', 'sparse', 'bottleneck'")
+    numbers = weights + biases
+    return {"weights": weights * WEIGHT_BYTES[dtype] + narrow * BYTES, "biases": biases * BYTES, "indices": indices,
+            "gradients": (numbers * gradients + narrow) * BYTES, "moments": (numbers + narrow) * moments * BYTES}
+
+
+def predicted(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2, gradients: bool = True,
+              dtype: str = "float32") -> int:
+    """Bytes of an output layer in training, all of its `parts` together."""
+    return sum(parts(kind, width, n_labels, size, moments=moments, gradients=gradients, dtype=dtype).values())
 
 
 def bottleneck_width(width: int, n_labels: int, fan_in: int) -> int:
@@ -51,3 +68,96 @@ def measured(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> 
             state = optimizer.state.get(p, {}).values()
             tensors += [t for t in state if torch.is_tensor(t) and t.shape == p.shape]
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+# --- the ledger of the paper's data sets --------------------------------------------------------------------------
+
+DATASETS = {"LF-AmazonTitles-131K": 131_073, "LF-WikiSeeAlso-320K": 312_330, "Wikipedia-500K": 501_070,
+            "Amazon-670K": 670_091, "AmazonTitles-670K": 670_091, "LF-AmazonTitles-1.3M": 1_305_265,
+            "Amazon-3M": 2_812_281, "LF-Paper2Keywords-8.6M": 8_623_847}
+
+# GiB of a whole training process, encoder and activations included, as its authors print them: SPARTEX (NeurIPS 2024)
+# for dense and fixed fan-in on Amazon-3M; ELMO's README table for Renee and ELMO; notes of third parties on HASTE
+# (ICML 2026) for HASTE and for fixed fan-in on the other sets. SPARTEX does not say how wide its indices are.
+PUBLISHED = {
+    "dense": {"Amazon-3M": 46.3},
+    "fixed fan-in": {"Amazon-670K": 3.7, "AmazonTitles-670K": 5.0, "Amazon-3M": 13.5, "LF-Paper2Keywords-8.6M": 18.4},
+    "HASTE": {"Amazon-670K": 2.1, "AmazonTitles-670K": 3.2, "Amazon-3M": 5.67, "LF-Paper2Keywords-8.6M": 12.5},
+    "Renee": {"LF-WikiSeeAlso-320K": 13.89, "Wikipedia-500K": 12.69, "Amazon-670K": 11.91, "AmazonTitles-670K": 12.46,
+              "LF-AmazonTitles-1.3M": 19.9, "Amazon-3M": 39.7},
+    "ELMO bfloat16": {"LF-WikiSeeAlso-320K": 6.57, "Wikipedia-500K": 7.21, "Amazon-670K": 5.68,
+                      "AmazonTitles-670K": 5.12, "LF-AmazonTitles-1.3M": 6.61, "Amazon-3M": 10.39},
+    "ELMO float8": {"LF-WikiSeeAlso-320K": 5.58, "Wikipedia-500K": 5.38, "Amazon-670K": 3.55,
+                    "AmazonTitles-670K": 3.62, "LF-AmazonTitles-1.3M": 4.63, "Amazon-3M": 6.6},
+}
+
+
+# How HASTE is set up for them in its configuration files: labels a group, fan-in, share of labels in the dense head.
+HASTE = {"Amazon-670K": (16, 64, 0.10), "AmazonTitles-670K": (16, 128, 0.10), "Amazon-3M": (64, 128, 0.02),
+         "LF-Paper2Keywords-8.6M": (32, 64, 0.05)}
+
+
+class Entry(NamedTuple):
+    """One line of the ledger: `bytes` that a part of a method takes on a data set, predicted from its sizes.
+
+    `published_gib` is what the authors print for the whole process (encoder, activations and all), None where they do
+    not; it stands on every line of that method and data set.
+    """
+
+    dataset: str
+    method: str
+    part: str
+    bytes: int
+    published_gib: float | None
+
+
+def ledger(dataset_sizes: Mapping[str, int] | None = None, width: int = 768, *, fan_in: int = 128, batch: int = 128,
+           haste: tuple[int, int, float] = (64, 128, 0.02), chunks: int = 8) -> list[Entry]:
+    """Predicted bytes of the output layer of each method on data sets (name -> labels, the paper's by default).
+
+    Methods: "dense", "masked" (dense with a mask of one byte a weight), "bottleneck" (as much memory as fixed fan-in,
+    int16), "fixed fan-in, int16" and ", int32": all float32 with Adam. "Renee": float32 with gradient and momentum,
+    logit gradients in half precision and no logits beside them (its section 3). "ELMO bfloat16" and "ELMO float8":
+    weights alone, updated in place in `chunks` parts. "HASTE": labels in groups that share indices, and a dense head;
+    `haste` is (labels a group, fan-in, share of the head) where `HASTE` has no published ones; bfloat16 with float32
+    momentum (from its released code). "fixed fan-in, no logits": int16, plain SGD in place, as `logit_free`
+    does it, in float32 and in bfloat16. The fan-in behind the published number of LF-Paper2Keywords-8.6M is not known.
+    Parts: "weights", "biases", "indices", "mask", "gradients", "moments", "logits"; those of no bytes are left out.
+    """
+    found = []
+    for dataset, n in (dataset_sizes or DATASETS).items():
+        logits = 2 * batch * n * BYTES  # and their gradient
+        adam = parts("sparse", width, n, fan_in)
+        in_place = dict(moments=0, gradients=False)
+        methods = {
+            "dense": parts("dense", width, n) | {"logits": logits},
+            "masked": parts("dense", width, n) | {"mask": n * width, "logits": logits},
+            "bottleneck": parts("bottleneck", width, n, bottleneck_width(width, n, fan_in)) | {"logits": logits},
+            "fixed fan-in, int16": adam | {"indices": n * fan_in * 2, "logits": logits},
+            "fixed fan-in, int32": adam | {"indices": n * fan_in * 4, "logits": logits},
+            "Renee": parts("dense", width, n, moments=1) | {"logits": batch * n * 2},
+            "HASTE": _haste(width, n, *HASTE.get(dataset, haste)) | {"logits": logits // 2},
+            "ELMO bfloat16": _elmo(width, n, batch, chunks, "bfloat16"),
+            "ELMO float8": _elmo(width, n, batch, chunks, "float8_e4m3fn"),
+            "fixed fan-in, no logits": parts("sparse", width, n, fan_in, **in_place),
+            "fixed fan-in, no logits, bfloat16": parts("sparse", width, n, fan_in, **in_place, dtype="bfloat16"),
+        }
+        for method, taken in methods.items():
+            published = PUBLISHED.get(method.removesuffix(", int16").removesuffix(", int32"), {}).get(dataset)
+            found += [Entry(dataset, method, part, size, published) for part, size in taken.items() if size]
+    return found
+
+
+def _haste(width: int, n_labels: int, group: int, fan_in: int, head: float) -> dict[str, int]:
+    """Weights and their gradients in bfloat16, one momentum in float32, int32 indices for each group."""
+    dense = round(head * n_labels)
+    weights = dense * width + (n_labels - dense) * fan_in
+    return {"weights": 2 * weights, "biases": 2 * n_labels, "indices": -(-(n_labels - dense) // group) * fan_in * 4,
+            "gradients": 2 * (weights + n_labels), "moments": 4 * (weights + n_labels)}
+
+
+def _elmo(width: int, n_labels: int, batch: int, chunks: int, dtype: str) -> dict[str, int]:
+    """Weights, and for one chunk at a time logits in bfloat16 and, unless they are fused away, the gradient."""
+    chunk = -(-n_labels // chunks)
+    return {"weights": n_labels * width * WEIGHT_BYTES[dtype], "logits": batch * chunk * 2,
+            "gradients": chunk * width * 2 if dtype == "bfloat16" else 0}
