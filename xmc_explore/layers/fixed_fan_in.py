@@ -27,16 +27,19 @@ def random_indices(out_features: int, in_features: int, fan_in: int, *, generato
         for chunk in found.split(max(1, SCORE_ELEMENTS // in_features)):
             chunk.copy_(torch.rand((len(chunk), in_features), **place).topk(fan_in, dim=1).indices.sort(1).values)
         return found
-    # A few of many: draw, then draw again what came twice. The first K distinct draws are a fair choice of K.
-    found = torch.randint(in_features, (out_features, fan_in), dtype=index_dtype(in_features), **place).sort(1).values
-    rows = torch.arange(out_features, device=device)
-    while len(rows):
-        part = found[rows]
-        twice = torch.zeros_like(part, dtype=torch.bool)
-        twice[:, 1:] = part[:, 1:] == part[:, :-1]
-        part[twice] = torch.randint(in_features, (int(twice.sum()),), dtype=part.dtype, **place)
-        found[rows] = part.sort(1).values
-        rows = rows[twice.any(1)]
+    # A few of many: draw, then draw again what came twice. The first K distinct draws are a fair choice of K. By chunks
+    # of labels, as `sort` makes positions of 8 bytes beside indices of 2.
+    found = torch.empty((out_features, fan_in), dtype=index_dtype(in_features), device=device)
+    for chunk in found.split(max(1, SCORE_ELEMENTS // fan_in)):
+        chunk.copy_(torch.randint(in_features, chunk.shape, dtype=found.dtype, **place).sort(1).values)
+        rows = torch.arange(len(chunk), device=device)
+        while len(rows):
+            part = chunk[rows]
+            twice = torch.zeros_like(part, dtype=torch.bool)
+            twice[:, 1:] = part[:, 1:] == part[:, :-1]
+            part[twice] = torch.randint(in_features, (int(twice.sum()),), dtype=part.dtype, **place)
+            chunk[rows] = part.sort(1).values
+            rows = rows[twice.any(1)]
     return found
 
 
@@ -82,12 +85,15 @@ class FixedFanIn(nn.Module):
         """[..., D] -> [..., L]."""
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"FixedFanIn reads {self.in_features} features; x has shape {list(x.shape)}")
-        # Kernels trust the indices, so look at them again whenever somebody has written to the buffer.
+        self.check()
+        return fixed_fan_in(x, self.weight, self.indices, self.bias, backend=self.backend, checked=True)
+
+    def check(self) -> None:
+        """Look at the indices again if somebody has written to them, as kernels trust them. Raises ValueError."""
         state = (self.indices.data_ptr(), self.indices._version)
         if state != self._checked:
             check_indices(self.indices, self.in_features)
             self._checked = state
-        return fixed_fan_in(x, self.weight, self.indices, self.bias, backend=self.backend, checked=True)
 
     @torch.no_grad()
     def to_dense(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class Rewirer:
         self.steps = 0
         self.generator = torch.Generator(device=layer.weight.device).manual_seed(seed)
         self._x: Tensor | None = None
-        self._grad: Tensor | None = None
+        self._grad: Callable[[Tensor], Tensor] | None = None  # from labels [n] to [B, n]
         self._hook = layer.register_forward_hook(self._look)
 
     @property
@@ -98,12 +99,13 @@ class Rewirer:
         rows = dropped.any(1).nonzero().squeeze(1)
         for chunk in rows.split(max(1, SCORE_ELEMENTS // layer.in_features)) if len(rows) else ():
             indices[chunk] = self._regrow(chunk, dropped[chunk])
+        weight = layer.weight.float() if layer.weight.element_size() < 4 else layer.weight  # float8 cannot be masked
         if self.init == "zero":
-            layer.weight.masked_fill_(dropped, 0)
+            layer.weight.copy_(weight.masked_fill_(dropped, 0))
         else:
             bound = 1 / math.sqrt(layer.fan_in)
-            fresh = torch.empty_like(layer.weight).uniform_(-bound, bound, generator=self.generator)
-            layer.weight.copy_(torch.where(dropped, fresh, layer.weight))
+            fresh = torch.empty_like(weight).uniform_(-bound, bound, generator=self.generator)
+            layer.weight.copy_(torch.where(dropped, fresh, weight))
         if self.reset_moments and self.optimizer is not None:
             for moment in self.optimizer.state.get(layer.weight, {}).values():
                 if torch.is_tensor(moment) and moment.shape == layer.weight.shape:
@@ -136,7 +138,8 @@ class Rewirer:
         if getattr(self.grow, "needs_batch", False) and self._grad is None:
             raise RuntimeError("this grow score looks at a batch, and none was seen: rewire through step(), or run a "
                                "forward and backward pass on the step that is due")
-        score = self.grow(Candidates(self.layer, rows, self.generator, self._x, self._grad))
+        grad = None if self._grad is None else self._grad(rows)
+        score = self.grow(Candidates(self.layer, rows, self.generator, self._x, grad))
         if score.shape != (len(rows), self.layer.in_features) or not score.isfinite().all():
             raise ValueError(f"a grow score must be finite numbers of shape [n, D] = "
                              f"{[len(rows), self.layer.in_features]}; got {list(score.shape)} with "
@@ -146,15 +149,28 @@ class Rewirer:
         place = (dropped.cumsum(1) - 1).clamp_min(0)  # the first dropped slot takes the best candidate, and so on
         return torch.where(dropped, best.gather(1, place), present).to(self.layer.indices.dtype)
 
+    @property
+    def wants_batch(self) -> bool:
+        """Will the next `step()` rewire by a score that looks at the batch?"""
+        return getattr(self.grow, "needs_batch", False) and self.is_due(self.steps + 1)
+
+    def watch(self, x: Tensor, gradient: Callable[[Tensor], Tensor]) -> None:
+        """Give the batch of this step, x [B, D], where the layer's own forward pass does not run (`logit_free`).
+
+        `gradient(labels)` gives the gradient of the loss with respect to the outputs of labels [n], as [B, n]; it is
+        called at the rewire, chunk by chunk.
+        """
+        self._x, self._grad = x.detach(), gradient
+
     def _look(self, layer: FixedFanIn, inputs: tuple[Tensor], output: Tensor) -> None:
         """Keep x and the gradient of y for a score that needs them, on the steps that rewire and no others."""
-        wanted = getattr(self.grow, "needs_batch", False) and self.is_due(self.steps + 1)
-        if wanted and layer.training and output.requires_grad:
+        if self.wants_batch and layer.training and output.requires_grad:
             self._x = inputs[0].detach().reshape(-1, layer.in_features)
             output.register_hook(self._keep_gradient)
 
     def _keep_gradient(self, grad: Tensor) -> None:
-        self._grad = grad.detach().reshape(-1, self.layer.out_features)
+        grad = grad.detach().reshape(-1, self.layer.out_features)
+        self._grad = lambda labels: grad[:, labels]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what the next rewires do, given the layer and the optimizer."""

@@ -19,8 +19,8 @@ from ..layers import FixedFanIn
 class Candidates:
     """What a grow score may look at: the layer, the labels `rows` [n] in question, and the last training batch.
 
-    `x` [B, D] is the layer's input and `grad` [B, L] the gradient of the loss with respect to its output; both are
-    there only for a score with the attribute `needs_batch = True`, and None for others.
+    `x` [B, D] is the layer's input and `grad` [B, n] the gradient of the loss with respect to the output of these
+    labels; both are there only for a score with the attribute `needs_batch = True`, and None for others.
     """
 
     layer: FixedFanIn
@@ -36,7 +36,8 @@ GrowScore = Callable[[Candidates], Tensor]
 
 def magnitude(layer: FixedFanIn) -> Tensor:
     """|weight| [L, K]: the connections that matter least go first."""
-    return layer.weight.abs()
+    weight = layer.weight
+    return (weight.float() if weight.element_size() < 2 else weight).abs()  # float8 has no `abs`
 
 
 def uniform(candidates: Candidates) -> Tensor:
@@ -47,7 +48,7 @@ def uniform(candidates: Candidates) -> Tensor:
 
 def gradient(candidates: Candidates) -> Tensor:
     """|dLoss/dW| [n, D] of the dense matrix that these rows belong to, on the last batch (RigL)."""
-    return (candidates.grad[:, candidates.rows].t() @ candidates.x).abs()
+    return (candidates.grad.t() @ candidates.x).abs()
 
 
 gradient.needs_batch = True
