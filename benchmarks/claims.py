@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import pandas as pd
 from scipy import stats
 
 import xmc_explore as xe
-from benchmarks.machine import RESULTS, write
+from benchmarks.machine import RESULTS, write, write_text
 
 RUNS = RESULTS / "claims_runs.csv"
 DATA = RESULTS.parent.parent / "data" / "claims.json"
@@ -110,10 +109,7 @@ def known() -> pd.DataFrame:
 def add(rows: pd.DataFrame, row: dict[str, Any]) -> pd.DataFrame:
     """The table with one row more, on disk as well."""
     rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
-    RESULTS.mkdir(exist_ok=True)
-    beside = RUNS.with_suffix(".tmp")
-    rows.round(4).to_csv(beside, index=False)
-    os.replace(beside, RUNS)
+    write_text(RUNS, rows.round(4).to_csv(index=False))
     return rows
 
 
@@ -300,9 +296,7 @@ def report(rows: pd.DataFrame, seeds: int) -> None:
         "measured: mean over seeds of the paired difference, in brackets its 95 % confidence interval (Student's t); "
         "one claim in twenty would be settled by chance, and no correction is made for their number",
         "verdict: reproduced if the interval lies above 0, opposite if below, else not at this scale"])
-    beside = DATA.with_suffix(".tmp")
-    beside.write_text(json.dumps(for_notebooks(rows), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, DATA)
+    write_text(DATA, json.dumps(for_notebooks(rows), indent=1) + "\n")
 
 
 def main() -> None:

@@ -33,13 +33,27 @@ def conditions() -> dict[str, str]:
 
 
 def write(name: str, title: str, table, notes: list[str]) -> None:
-    """Leave results/NAME.csv and results/NAME.md, each written beside its place and renamed; print the table."""
-    RESULTS.mkdir(exist_ok=True)
-    lines = [f"# {title}", "", *(f"- {k}: {v}" for k, v in conditions().items()), *(f"- {n}" for n in notes), "",
-             "| " + " | ".join(table.columns) + " |", "|" + "---|" * len(table.columns),
-             *("| " + " | ".join(map(str, row)) + " |" for row in table.itertuples(index=False)), ""]
-    for suffix, text in ((".csv", table.to_csv(index=False)), (".md", "\n".join(lines))):
-        beside = RESULTS / f"{name}{suffix}.tmp"
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, RESULTS / f"{name}{suffix}")
-    print("\n".join(lines))
+    """Leave a table as results/NAME.csv and results/NAME.md; print it."""
+    write_text(RESULTS / f"{name}.csv", table.to_csv(index=False))
+    write_parts(name, title, notes, [("", table)])
+
+
+def write_parts(name: str, title: str, notes: list[str], parts: list[tuple[str, object]]) -> None:
+    """Leave several tables, each under its heading, as results/NAME.md; print them."""
+    lines = [f"# {title}", "", *(f"- {k}: {v}" for k, v in conditions().items()), *(f"- {n}" for n in notes)]
+    for heading, table in parts:
+        lines += ["", *([f"## {heading}", ""] if heading else []),
+                  "| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns),
+                  *("| " + " | ".join("" if v != v else str(v) for v in row) + " |"
+                    for row in table.itertuples(index=False))]
+    text = "\n".join([*lines, ""])
+    write_text(RESULTS / f"{name}.md", text)
+    print(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside, then rename."""
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
 
 import numpy as np
 import pandas as pd
 
 import xmc_explore as xe
-from benchmarks.machine import RESULTS, write
+from benchmarks.machine import RESULTS, write, write_text
 from xmc_explore.recipe import METHODS
 
 # Beside the paper's methods: what our own two choices do, one at a time.
@@ -57,10 +56,7 @@ def main() -> None:
                          "seconds": time.perf_counter() - started, "steps": len(grad)})
             print({k: round(v, 2) if isinstance(v, float) else v for k, v in runs[-1].items()}, flush=True)
     table = pd.DataFrame(runs)
-    beside = RESULTS / "methods_runs.csv.tmp"
-    RESULTS.mkdir(exist_ok=True)
-    table.round(4).to_csv(beside, index=False)
-    os.replace(beside, RESULTS / "methods_runs.csv")
+    write_text(RESULTS / "methods_runs.csv", table.round(4).to_csv(index=False))
     summary = []
     for method, group in table.groupby("method", sort=False):
         row = {"method": method}

@@ -1,0 +1,100 @@
+"""The race: every peer computes the same layer, and a row says what it is a row of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from benchmarks import layer
+from xmc_explore import race
+from xmc_explore.layers import fixed_fan_in
+
+SHAPE = race.Shape(batch=3, width=17, n_labels=29, fan_in=5)
+SPARSE = ("torch CSR", "embedding_bag", "naive gather")
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_a_sparse_peer_is_the_same_layer_with_the_same_gradients(name):
+    peer = race.PEERS[name].build(SHAPE, torch.device("cpu"))
+    x = torch.randn(3, 17, requires_grad=True)
+    grad = torch.randn(3, 29)
+    ours = fixed_fan_in(x, peer.weight, peer.indices, peer.bias)
+    theirs = peer(x)
+    torch.testing.assert_close(theirs, ours)
+    wanted = (x, peer.weight, peer.bias)
+    for a, b in zip(torch.autograd.grad(theirs, wanted, grad), torch.autograd.grad(ours, wanted, grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_masked_dense_layer_has_the_asked_for_connections():
+    peer = race.MaskedDense(SHAPE, torch.device("cpu"))
+    assert (peer.mask.sum(1) == 5).all()
+    x = torch.randn(2, 17)
+    torch.testing.assert_close(peer(x), x @ (peer.linear.weight * peer.mask).t() + peer.linear.bias)
+
+
+def test_a_bottleneck_has_as_many_multiply_adds():
+    shape = race.Shape(32, 768, 131_072, 32)
+    first, last = race.PEERS["bottleneck, equal FLOPs"].build(shape, torch.device("meta"))
+    own = shape.batch * (first.weight.numel() + last.weight.numel())
+    assert own == pytest.approx(shape.multiply_adds, rel=0.03)
+
+
+def test_rows_have_medians_ratios_and_bytes():
+    rows = pd.DataFrame(race.race([SHAPE], repeats=3, progress=False))
+    assert len(rows) == len(race.PEERS) * len(race.KINDS)
+    timed = rows.dropna(subset=["median ms"])
+    assert (timed["median ms"] > 0).all() and (timed["repeats"] == 3).all()
+    assert (timed["low ms"] <= timed["median ms"]).all() and (timed["median ms"] <= timed["high ms"]).all()
+    dense = timed[timed["peer"] == "nn.Linear"]
+    assert np.allclose(dense["times nn.Linear"], 1)
+    held = timed[(timed["kind"] == "step with Adam") & (timed["peer"] == "FixedFanIn")]["held MiB"].item() * 2**20
+    assert held == 29 * (3 * 4 * (5 + 1) + 2 * 5)  # weights, biases and two moments of each; int16 indices
+    assert set(rows[rows["median ms"].isna()]["note"]) == {"forward only"}
+
+
+def test_what_does_not_fit_is_said_and_not_run(monkeypatch):
+    class Memory:
+        available = race.RESERVE + 100_000
+
+    monkeypatch.setattr(race.psutil, "virtual_memory", lambda: Memory)
+    rows = race.race([SHAPE._replace(n_labels=1000)], ["FixedFanIn", "nn.Linear"], kinds=["forward"], repeats=1,
+                     progress=False)
+    notes = {row["peer"]: row.get("note", "ran") for row in rows}
+    assert "not run: a step needs about" in notes["nn.Linear"]
+
+
+def test_peers_that_do_not_fit_together_take_turns_in_groups(monkeypatch):
+    need = {name: race.PEERS[name].bytes_needed(SHAPE) for name in ("FixedFanIn", "nn.Linear", "masked dense")}
+
+    class Memory:
+        available = race.RESERVE + need["FixedFanIn"] + need["masked dense"] + 1
+
+    monkeypatch.setattr(race.psutil, "virtual_memory", lambda: Memory)
+    groups = race._groups(SHAPE, list(need), torch.device("cpu"))
+    assert [group for group, _ in groups] == [["FixedFanIn", "nn.Linear"], ["FixedFanIn", "masked dense"]]
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="'nn.Linaer' is not one of"):
+        race.race([SHAPE], ["nn.Linaer"])
+    with pytest.raises(ValueError, match="'backwards' is not one of 'forward'"):
+        race.race([SHAPE], kinds=["backwards"])
+
+
+def test_slopes_and_targets_are_read_off_the_rows():
+    rows = []
+    for shape in {*layer.target(), *layer.growth()}:
+        for peer, cost in (("FixedFanIn", shape.fan_in), ("nn.Linear", shape.width), ("torch CSR", 4 * shape.fan_in)):
+            ms = shape.batch * shape.n_labels * cost * 1e-6
+            rows += [{**shape._asdict(), "peer": peer, "kind": kind, "median ms": ms} for kind in race.KINDS]
+    rows = pd.DataFrame(rows)
+    slopes = layer.slopes(rows).set_index(["peer", "kind", "over"])["slope"]
+    for field, dense in (("n_labels", 1), ("fan_in", 0), ("batch", 1)):
+        assert slopes["FixedFanIn", "step with Adam", field] == pytest.approx(1)
+        assert slopes["nn.Linear", "step with Adam", field] == pytest.approx(dense, abs=1e-6)
+    table = layer.targets(rows)
+    assert len(table) == 12
+    assert set(table["forward + gradients, of D/K"]) == {"1.00"} and set(table["times torch CSR"]) == {"4.0"}
