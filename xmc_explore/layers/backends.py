@@ -1,7 +1,9 @@
 """Which implementations of the fixed fan-in op run here, and which one is picked.
 
-A backend is a module with `forward(x, weight, indices, bias)` and `backward(grad, x, weight, indices, needs)`;
-`reference.py` states the formulas. To add one, write the module and add a line to `_find`.
+A backend is a module with `forward(x, weight, indices, bias)` and `backward(grad, x, weight, indices, needs, plan)`;
+`reference.py` states the formulas and the layout of what they return. It may have `plan(indices, in_features)`: the
+tensors that its backward pass wants made of the indices, once, until somebody writes to them; without it `plan` is ().
+To add one, write the module and add a line to `_find`.
 """
 
 from __future__ import annotations

@@ -140,7 +140,8 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, needs: tuple[bool, bool, bool]
+    grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, needs: tuple[bool, bool, bool],
+    plan: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x [B, D], weight [L, K] and bias [L] from grad [B, L]; `needs` says which to hand back."""
     n_labels, fan_in = weight.shape

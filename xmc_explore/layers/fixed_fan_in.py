@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .backends import pick
-from .op import check_indices, fixed_fan_in
+from .op import fixed_fan_in, look
 
 SCORE_ELEMENTS = 1 << 22  # entries of one [labels, D] block of scores
 
@@ -67,7 +67,6 @@ class FixedFanIn(nn.Module):
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.register_buffer("indices", torch.empty((out_features, fan_in), dtype=index_dtype(in_features),
                                                     device=device))
-        self._checked: tuple[int, int] | None = None
         pick(backend, self.weight.device)  # an impossible choice fails here, not at the first step
         self.reset_parameters(generator)
 
@@ -85,15 +84,11 @@ class FixedFanIn(nn.Module):
         """[..., D] -> [..., L]."""
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"FixedFanIn reads {self.in_features} features; x has shape {list(x.shape)}")
-        self.check()
-        return fixed_fan_in(x, self.weight, self.indices, self.bias, backend=self.backend, checked=True)
+        return fixed_fan_in(x, self.weight, self.indices, self.bias, backend=self.backend)
 
     def check(self) -> None:
-        """Look at the indices again if somebody has written to them, as kernels trust them. Raises ValueError."""
-        state = (self.indices.data_ptr(), self.indices._version)
-        if state != self._checked:
-            check_indices(self.indices, self.in_features)
-            self._checked = state
+        """Look at the indices if somebody has written to them, as kernels trust them. Raises ValueError."""
+        look(self.indices, self.in_features)
 
     @torch.no_grad()
     def to_dense(self) -> Tensor:

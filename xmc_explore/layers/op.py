@@ -1,30 +1,28 @@
-"""The fixed fan-in op: checks, backend choice, autograd. The arithmetic is in the backends."""
+"""The fixed fan-in op: what a caller sees, and what PyTorch has to know about it. The arithmetic is in the backends.
+
+    fixed_fan_in()                              shapes, dtypes, devices, autocast
+      torch.ops.xmc_explore.fixed_fan_in          the values of the indices; backend.forward
+        autograd
+          torch.ops.xmc_explore.fixed_fan_in_backward     backend.plan, backend.backward
+
+PyTorch never looks inside the two ops: torch.compile, autocast, gradcheck and export see functions of tensors with
+known shapes and strides. One rule holds for all backends: y [B, L] and the gradient of x [B, D] are transposes of
+contiguous [L, B] and [D, B] blocks, because the kernels go label by label with the batch innermost.
+"""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from types import ModuleType
+
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .backends import pick
 
 CHECKED_AT_ONCE = 1 << 22  # indices
-
-
-class _FixedFanIn(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, indices, bias, backend):
-        ctx.backend = backend
-        ctx.save_for_backward(x, weight, indices)
-        return backend.module.forward(x, weight, indices, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        x, weight, indices = ctx.saved_tensors
-        need_x, need_weight, _, need_bias, _ = ctx.needs_input_grad
-        dx, dweight, dbias = ctx.backend.module.backward(grad, x, weight, indices, (need_x, need_weight, need_bias))
-        return dx, dweight, None, dbias, None
 
 
 def check_indices(indices: Tensor, in_features: int) -> None:
@@ -45,16 +43,112 @@ def check_indices(indices: Tensor, in_features: int) -> None:
             raise ValueError(f"indices of a label must be distinct; row {row} holds {indices[row].tolist()}")
 
 
+@dataclass
+class _Seen:
+    """What is known of an index tensor as it was when `state` was taken."""
+
+    state: tuple[int, int, int]
+    plans: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+
+_seen = WeakTensorKeyDictionary()  # forgets a tensor when the last reference to it goes
+
+
+def look(indices: Tensor, in_features: int, module: ModuleType | None = None) -> tuple[Tensor, ...]:
+    """Check indices [L, K] and return the plan that `module` (a backend) makes of them: () without one.
+
+    Kernels trust the indices, and looking at every one of them costs as much as a small step, so both are done again
+    only when somebody has written to the tensor. Called from inside an op, where indices are real numbers even
+    if the model around it is compiled: so a compiled model notices a rewire as well.
+    Raises ValueError as `check_indices` does.
+    """
+    if indices.is_inference():  # such a tensor does not count its writes
+        check_indices(indices, in_features)
+        return module.plan(indices, in_features) if hasattr(module, "plan") else ()
+    state = (indices.data_ptr(), indices._version, in_features)
+    seen = _seen.get(indices)
+    if seen is None or seen.state != state:
+        check_indices(indices, in_features)
+        seen = _seen[indices] = _Seen(state)
+    if not hasattr(module, "plan"):
+        return ()
+    if module.__name__ not in seen.plans:
+        seen.plans[module.__name__] = tuple(module.plan(indices, in_features))
+    return seen.plans[module.__name__]
+
+
+def _exact(x: Tensor) -> AbstractContextManager:
+    """Autocast switched off: the public function has chosen the dtype, and a backend may use matrix products inside."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+# A recorded CUDA graph would replay the kernels without ever looking at the indices again.
+_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
+
+
+@torch.library.custom_op("xmc_explore::fixed_fan_in", mutates_args=(), tags=_TAGS)
+def _forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None, backend: str) -> Tensor:
+    module = pick(backend, x.device).module
+    look(indices, x.shape[1])
+    with _exact(x):
+        return module.forward(x, weight, indices, bias)
+
+
+@torch.library.custom_op("xmc_explore::fixed_fan_in_backward", mutates_args=(), tags=_TAGS)
+def _backward(grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, needs: list[bool], backend: str
+              ) -> list[Tensor]:
+    """The needed ones of the gradients of x, weight and bias, in this order."""
+    module = pick(backend, x.device).module
+    plan = look(indices, x.shape[1], module)
+    with _exact(x):
+        return [g for g in module.backward(grad, x, weight, indices, tuple(needs), plan) if g is not None]
+
+
+@_forward.register_fake
+def _(x, weight, indices, bias, backend):
+    return x.new_empty((weight.shape[0], x.shape[0])).t()
+
+
+@_backward.register_fake
+def _(grad, x, weight, indices, needs, backend):
+    made = (lambda: x.new_empty((x.shape[1], x.shape[0])).t(), lambda: weight.new_empty(weight.shape),
+            lambda: weight.new_empty(weight.shape[:1]))
+    return [make() for make, need in zip(made, needs, strict=True) if need]
+
+
+def _keep(ctx, inputs, output):
+    x, weight, indices, _, ctx.backend = inputs
+    ctx.save_for_backward(x, weight, indices)
+
+
+def _derive(ctx, grad):
+    need_x, need_weight, _, need_bias, _ = ctx.needs_input_grad
+    needs = [need_x, need_weight, need_bias]
+    found = iter(torch.ops.xmc_explore.fixed_fan_in_backward(grad, *ctx.saved_tensors, needs, ctx.backend))
+    dx, dweight, dbias = (next(found) if need else None for need in needs)
+    return dx, dweight, None, dbias, None
+
+
+def _refuse(ctx, grads):
+    raise RuntimeError("the fixed fan-in layer has no second derivative: its gradients cannot be differentiated again "
+                       "(use a dense layer, layer.to_dense(), for that)")
+
+
+_forward.register_autograd(_derive, setup_context=_keep)
+_backward.register_autograd(_refuse, setup_context=lambda ctx, inputs, output: None)
+
+
 def fixed_fan_in(
-    x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None = None, *, backend: str = "auto",
-    checked: bool = False,
+    x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
 ) -> Tensor:
     """y[..., l] = bias[l] + sum_k weight[l, k] * x[..., indices[l, k]]  (SPARTEX, section 3).
 
     Shapes: x [..., D], weight [L, K], indices [L, K] (int16 or int32, distinct in each row), bias [L] or None;
-    y [..., L], not always contiguous. Gradients flow to x, weight and bias; no [L, D] tensor is made.
-    `checked=True` skips the look at the values of `indices`: a wrong one then reads memory it should not.
-    Raises ValueError or TypeError, naming shapes, dtypes or devices, for arguments that do not fit together.
+    y [..., L], not always contiguous. Gradients flow to x, weight and bias, once; no [L, D] tensor is made.
+    Under autocast x is converted to the dtype of the weights.
+    Raises ValueError or TypeError, naming shapes, dtypes, devices or the first bad row of indices, for arguments that
+    do not fit together. Indices are looked at again only after a write to them.
     """
     if weight.shape != indices.shape or weight.dim() != 2:
         raise ValueError(f"weight and indices must both be [L, K]; got {list(weight.shape)} and {list(indices.shape)}")
@@ -62,6 +156,9 @@ def fixed_fan_in(
         raise ValueError(f"bias must be [L] = [{weight.shape[0]}]; got {list(bias.shape)}")
     if x.dim() == 0:
         raise ValueError("x must be [..., D]; got a scalar")
+    if weight.shape[1] > x.shape[-1]:
+        raise ValueError(f"fan_in={weight.shape[1]} exceeds in_features={x.shape[-1]}: a label cannot read more "
+                         f"features than there are")
     if indices.dtype not in (torch.int16, torch.int32):
         raise TypeError(f"indices must be int16 or int32; got {indices.dtype}")
     given = [t for t in (x, weight, indices, bias) if t is not None]
@@ -73,7 +170,5 @@ def fixed_fan_in(
     if not x.is_floating_point() or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
         raise TypeError(f"x, weight and bias must share one floating dtype; got {x.dtype}, {weight.dtype}"
                         + (f", {bias.dtype}" if bias is not None else "") + "; convert with .to(dtype)")
-    if not checked:
-        check_indices(indices, x.shape[-1])
-    y = _FixedFanIn.apply(x.reshape(-1, x.shape[-1]), weight, indices, bias, pick(backend, x.device))
+    y = torch.ops.xmc_explore.fixed_fan_in(x.reshape(-1, x.shape[-1]), weight, indices, bias, backend)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], weight.shape[0])

@@ -30,9 +30,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> Tensor:
-    """y [B, L] from x [B, D], weight [L, K], indices [L, K], bias [L]."""
+    """y [B, L], the transpose of a contiguous [L, B] block, from x [B, D], weight [L, K], indices [L, K], bias [L]."""
     wide = _wide(x.dtype)
-    y = x.new_empty((x.shape[0], weight.shape[0]))
+    y = x.new_empty((weight.shape[0], x.shape[0])).t()
     for rows in _chunks(weight.shape[0], x.shape[0] * weight.shape[1]):
         gathered = x[:, indices[rows].long()].to(wide)  # [B, chunk, K]
         out = torch.einsum("blk,lk->bl", gathered, weight[rows].to(wide))
@@ -41,20 +41,21 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
 
 
 def backward(
-    grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, needs: tuple[bool, bool, bool]
+    grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, needs: tuple[bool, bool, bool],
+    plan: tuple[Tensor, ...] = (),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of x [B, D], weight [L, K] and bias [L] from grad [B, L]; `needs` says which to compute."""
+    """Gradients of x [B, D] (laid out as y), weight [L, K] and bias [L] from grad [B, L]; `needs` says which."""
     wide = _wide(x.dtype)
     need_x, need_weight, need_bias = needs
-    dx = torch.zeros(x.shape, dtype=wide, device=x.device) if need_x else None
-    dweight = torch.empty_like(weight) if need_weight else None
+    dx = torch.zeros((x.shape[1], x.shape[0]), dtype=wide, device=x.device) if need_x else None
+    dweight = weight.new_empty(weight.shape) if need_weight else None
     for rows in _chunks(weight.shape[0], x.shape[0] * weight.shape[1]):
         flat = indices[rows].long()  # [chunk, K]
         g = grad[:, rows].to(wide)  # [B, chunk]
         if need_weight:
             dweight[rows] = torch.einsum("bl,blk->lk", g, x[:, flat].to(wide)).to(weight.dtype)
         if need_x:
-            contribution = g.unsqueeze(2) * weight[rows].to(wide)  # [B, chunk, K]
-            dx.index_add_(1, flat.flatten(), contribution.flatten(1))
+            contribution = g.t().unsqueeze(1) * weight[rows].to(wide).unsqueeze(2)  # [chunk, K, B]
+            dx.index_add_(0, flat.flatten(), contribution.flatten(0, 1))
     dbias = grad.to(wide).sum(0).to(grad.dtype) if need_bias else None
-    return (dx.to(x.dtype) if need_x else None), dweight, dbias
+    return (dx.to(x.dtype).t() if need_x else None), dweight, dbias
