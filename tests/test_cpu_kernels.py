@@ -1,0 +1,242 @@
+"""The CPU kernels, each against the same formula in float64: layouts, panels, threads, and the step without logits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from xmc_explore.layers import cpu, reference, simd
+from xmc_explore.layers.fixed_fan_in import random_indices
+from xmc_explore.model import LOSSES
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def make(batch, n_features, n_labels, fan_in, dtype=torch.float32, index=torch.int16, seed=0):
+    """x [B, D], weight [L, K], indices [L, K], bias [L]."""
+    g = torch.Generator().manual_seed(seed)
+    indices = random_indices(n_labels, n_features, fan_in, generator=g).to(index)
+    return (torch.randn(batch, n_features, generator=g, dtype=dtype),
+            torch.randn(n_labels, fan_in, generator=g, dtype=dtype), indices,
+            torch.randn(n_labels, generator=g, dtype=dtype))
+
+
+def close(found, expected, tolerance):
+    assert found.shape == expected.shape
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=tolerance * scale)
+
+
+# --- vectors ------------------------------------------------------------------------------------------------------
+
+
+@njit
+def _apply_exp(values, found):
+    for i in range(0, values.size, 16):
+        simd.store(found, i, simd.exp(simd.load(values, i, simd.splat(np.float32(0), 16))))
+
+
+@njit
+def _sums(values, found):
+    like = simd.splat(values[0], 64)
+    a, b = simd.load(values, 0, like), simd.load(values, 64, like)
+    c, d = simd.load(values, 128, like), simd.load(values, 192, like)
+    simd.store(found, 0, simd.totals(a, b, c, d))
+    found[4], found[5] = simd.total(simd.relu(a)), simd.width(a)
+
+
+def test_exp_of_a_vector_is_right_to_the_last_bits_and_keeps_nan():
+    values = np.concatenate([np.linspace(-86, 87, 20_000 - 3), [0, -1e-30, np.nan]]).astype(np.float32)
+    found = np.empty_like(values)
+    _apply_exp(values, found)
+    expected = np.exp(values.astype(np.float64))
+    assert np.abs(found / expected - 1)[:-1].max() < 3e-7 and np.isnan(found[-1]) and found[-3] == 1
+    beyond, found = np.array([-1e9, -np.inf, 1e9, np.inf] * 4, np.float32), np.empty(16, np.float32)
+    _apply_exp(beyond, found)
+    assert np.isfinite(found).all() and (found[:2] < 2e-38).all() and (found[2:4] > 1e38).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_four_sums_at_once_stay_apart(dtype):
+    values, found = np.random.default_rng(0).standard_normal(256).astype(dtype), np.empty(6, dtype)
+    _sums(values, found)
+    parts = values.reshape(4, 64).astype(np.float64)
+    np.testing.assert_allclose(found[:4], parts.sum(1), atol=1e-5)
+    np.testing.assert_allclose(found[4:], [parts[0].clip(0).sum(), 64], atol=1e-5)
+
+
+# --- forward and backward -----------------------------------------------------------------------------------------
+
+# B, D, L, K around the edges: a panel not full, one document over, fan-in no multiple of four, features that no label
+# of a block reads, more features than slots, one label, threads that get unequal shares.
+SHAPES = [(1, 40, 300, 8), (16, 7, 33, 7), (17, 50, 131, 5), (32, 64, 1000, 9), (33, 20, 257, 13), (64, 96, 700, 32),
+          (65, 30, 1030, 11), (130, 33, 290, 17), (70, 5000, 40, 3), (200, 12, 1, 12), (3, 5, 0, 2)]
+
+
+@pytest.mark.parametrize("dtype, index", [(torch.float32, torch.int16), (torch.float64, torch.int32)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_kernels_equal_the_reference(shape, dtype, index):
+    x, weight, indices, bias = make(*shape, dtype, index)
+    grad = torch.randn(len(weight), len(x), dtype=dtype).t()
+    wide = x.double(), weight.double(), indices
+    close(cpu.forward(x, weight, indices, bias), reference.forward(*wide, bias.double()), TOLERANCE[dtype])
+    close(cpu.forward(x, weight, indices, None), reference.forward(*wide, None), TOLERANCE[dtype])
+    expected = reference.backward(grad.double(), *wide, (True, True, True))
+    for found, want in zip(cpu.backward(grad, x, weight, indices, (True, True, True)), expected, strict=True):
+        close(found, want, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("batch", [5, 70])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_threads(monkeypatch, batch, threads):
+    monkeypatch.setattr(cpu, "parts", lambda work: threads)
+    test_kernels_equal_the_reference((batch, 31, 1000, 9), torch.float32, torch.int16)
+    step("bce", "adam", (batch, 31, 1000, 9))
+
+
+def test_both_ways_back_are_taken():
+    """By label for few documents or many features, by feature for the rest."""
+    assert cpu._choose(64, 768, 10_000, 32)[1] and cpu._choose(65, 384, 10_000, 8)[1]
+    assert not cpu._choose(32, 768, 10_000, 32)[1] and not cpu._choose(256, 100_000, 10_000, 4)[1]
+    assert not cpu._choose(256, 768, 10, 32)[1]
+
+
+def test_the_values_of_a_nan_reach_their_documents_only():
+    x, weight, indices, bias = make(70, 12, 50, 3)
+    x[1, 2] = math.nan
+    bad = (indices == 2).any(1)
+    y = cpu.forward(x, weight, indices, bias)
+    assert y[1, bad].isnan().all() and y[1, ~bad].isfinite().all() and y[2].isfinite().all()
+    dx, dweight, dbias = cpu.backward(torch.ones_like(y), x, weight, indices, (True, True, True))
+    assert dx.isfinite().all() and torch.equal(dweight.isnan(), indices == 2) and dbias.isfinite().all()
+
+
+# --- the step without logits --------------------------------------------------------------------------------------
+
+
+def pairs_of(batch, n_labels, seed=0):
+    """Some positives: label, row, sorted; labels on both ends carry one."""
+    g = torch.Generator().manual_seed(seed)
+    flat = torch.unique(torch.cat([torch.randint(0, batch * n_labels, (3 * batch,), generator=g),
+                                   torch.tensor([0, batch * n_labels - 1])]))
+    return (flat // batch).int(), (flat % batch).int()
+
+
+def step(loss, kind, shape, *, bias=True, index=torch.int16):
+    """`fused_step` three times, against autograd and torch's optimizers in float64."""
+    x, weight, indices, b = make(*shape, torch.float32, index)
+    labels, rows = pairs_of(shape[0], shape[2])
+    wide = weight.double().requires_grad_()
+    wide_b = b.double().requires_grad_() if bias else None
+    parameters = [wide, wide_b] if bias else [wide]
+    b = b if bias else None
+    zeros = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
+    options = {"lr": 0.03, "weight_decay": 0.1}
+    optimizer, state = None, zeros
+    if kind == "sgd":
+        optimizer, state = torch.optim.SGD(parameters, **options), []
+    elif kind == "momentum":
+        options["momentum"] = 0.9
+        optimizer = torch.optim.SGD(parameters, **options)
+    elif kind == "adam":
+        options |= {"betas": (0.8, 0.95), "eps": 1e-3}  # a tiny eps lets the rounding of a zero gradient move a weight
+        optimizer, state = torch.optim.AdamW(parameters, **options), zeros + [z.clone() for z in zeros]
+    for n in range(1, 4):
+        x = x + 0.1
+        wide_x = x.double().requires_grad_()
+        y = reference_with_gradient(wide_x, wide, indices, wide_b)
+        value = LOSSES[loss](y, rows.long(), labels.long())
+        gradients = torch.autograd.grad(value, [wide_x, *parameters])
+        found_dx, found = cpu.fused_step(
+            x, weight, indices, b, (labels, rows), loss=loss, scale=1 / len(x), want_loss=n != 2,
+            update=cpu.Update(kind if kind != "momentum" else "sgd", step=n, state=tuple(state), **options))
+        close(found_dx, gradients[0], 2e-5)
+        if n == 2:
+            assert found is None
+        else:
+            assert math.isclose(found, value.item(), rel_tol=2e-6, abs_tol=5e-6)
+        if kind == "none":
+            for got, want in zip(state, gradients[1:], strict=True):
+                close(got, want, 1e-5)
+            return
+        for p, gradient in zip(parameters, gradients[1:], strict=True):
+            p.grad = gradient
+        optimizer.step()
+        for got, want in zip([weight, b] if bias else [weight], parameters, strict=True):
+            close(got, want.detach(), 2e-5)
+
+
+def reference_with_gradient(x, weight, indices, bias):
+    y = torch.einsum("blk,lk->bl", x[:, indices.long()], weight)
+    return y if bias is None else y + bias
+
+
+@pytest.mark.parametrize("loss", cpu.LOSSES)
+@pytest.mark.parametrize("kind", ["none", "sgd", "momentum", "adam"])
+@pytest.mark.parametrize("shape", [(1, 9, 40, 4), (31, 17, 1000, 7), (70, 23, 300, 9)], ids=str)
+def test_step_without_logits_equals_autograd_and_the_optimizers_of_torch(loss, kind, shape):
+    step(loss, kind, shape)
+
+
+@pytest.mark.parametrize("loss", cpu.LOSSES)
+def test_step_without_bias_and_with_one_label(loss):
+    step(loss, "adam", (5, 9, 1, 4), bias=False)
+    step(loss, "none", (5, 9, 1, 9), index=torch.int32)
+
+
+def test_loss_of_confident_labels_keeps_its_digits():
+    """1e5 labels at a logit of -14 lose 0.083 together; log(1 + e) in float32 would lose the digits of each e."""
+    x, weight, indices, _ = make(4, 8, 100_000, 2)
+    bias = torch.full((100_000,), -14.0)
+    weight.zero_()
+    none = torch.empty(0, dtype=torch.int32)
+    state = (torch.empty_like(weight), torch.empty_like(bias))
+    _, value = cpu.fused_step(x, weight, indices, bias, (none, none), loss="bce", scale=0.25, want_loss=True,
+                              update=cpu.Update("none", state=state))
+    assert math.isclose(value, 100_000 * math.log1p(math.exp(-14)), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_step_with_numbers_that_are_not_finite(bad):
+    """They show in the loss, in the gradient of x where they were, and in no other document's."""
+    x, weight, indices, bias = make(20, 12, 50, 3)
+    x[1] = bad
+    none = torch.empty(0, dtype=torch.int32)
+    dx, value = cpu.fused_step(x, weight, indices, bias, (none, none), loss="bce", scale=1.0, want_loss=True,
+                               update=cpu.Update("none", state=(torch.empty_like(weight), torch.empty_like(bias))))
+    assert not math.isfinite(value) and dx[[0, *range(2, 20)]].isfinite().all()
+    if math.isnan(bad):
+        assert dx[1].isnan().any()
+
+
+def test_step_with_no_documents_leaves_the_gradient_zero():
+    x, weight, indices, bias = make(0, 12, 50, 3)
+    none = torch.empty(0, dtype=torch.int32)
+    state = torch.full_like(weight, 7), torch.full_like(bias, 7)
+    dx, value = cpu.fused_step(x, weight, indices, bias, (none, none), loss="bce", scale=1.0, want_loss=True,
+                               update=cpu.Update("none", state=state))
+    assert dx.shape == (0, 12) and value == 0 and not state[0].any() and not state[1].any()
+
+
+def test_step_refuses_what_it_cannot_change_in_place():
+    x, weight, indices, bias = make(4, 8, 10, 3)
+    none = torch.empty(0, dtype=torch.int32)
+
+    def call(weight=weight, loss="bce", **update):
+        cpu.fused_step(x, weight, indices, bias, (none, none), loss=loss, scale=1.0, want_loss=False,
+                       update=cpu.Update(**({"kind": "sgd", "lr": 0.1} | update)))
+
+    with pytest.raises(ValueError, match="weight must be a contiguous torch.float32 .* got torch.float64"):
+        call(weight.double())
+    with pytest.raises(ValueError, match="not contiguous"):
+        call(weight.t().contiguous().t())
+    with pytest.raises(ValueError, match="choose one of"):
+        call(loss="hinge")
+    with pytest.raises(ValueError, match="choose one of 'none', 'sgd', 'adam'"):
+        call(kind="lion")
+    with pytest.raises(ValueError, match="must hold 4 tensors"):
+        call(kind="adam")
+    with pytest.raises(ValueError, match=r"update.state\[0\] must be"):
+        call(momentum=0.9, state=(bias, bias))
