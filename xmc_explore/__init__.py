@@ -27,6 +27,8 @@ _HOME = {
     "backends": ".layers",
     "Rewirer": ".sparsity",
     "Lab": ".widgets",
+    "logit_free": None,
+    "memory": None,
     "metrics": None,
     "plots": None,
     "claims": None,

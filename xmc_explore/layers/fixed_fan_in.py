@@ -90,6 +90,17 @@ class FixedFanIn(nn.Module):
         """Look at the indices if somebody has written to them, as kernels trust them. Raises ValueError."""
         look(self.indices, self.in_features)
 
+    def part_scores(self, x: Tensor, labels: slice | Tensor) -> Tensor:
+        """Scores [B, n] of some labels for x [B, D], in the dtype of x, without autograd: see `logit_free`."""
+        bias = None if self.bias is None else self.bias[labels].to(x.dtype)
+        backend = pick(self.backend, x.device).module
+        return backend.forward(x, self.weight[labels].to(x.dtype), self.indices[labels], bias)
+
+    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """From the gradient [B, n] of these labels' scores: that of x [B, D], of weight [n, K] and of bias [n]."""
+        backend = pick(self.backend, x.device).module
+        return backend.backward(grad, x, self.weight[labels].to(x.dtype), self.indices[labels], (True, True, True))
+
     @torch.no_grad()
     def to_dense(self) -> Tensor:
         """The same weights as a dense [L, D] matrix: for tests and small pictures only."""
