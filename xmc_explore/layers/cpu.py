@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import llvmlite.binding
@@ -28,7 +29,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .simd import exp, item, load, put, relu, splat, store, total, totals, width
+from .simd import at, exp, fence, item, load, put, relu, splat, store, stream, total, totals, width
 
 # Sums may be reordered (that is what vectorising a sum means); NaN and infinity keep their meaning.
 FAST_MATH = {"reassoc", "contract", "nsz"}
@@ -37,40 +38,54 @@ HUGE_WORK = 50_000_000  # multiply-adds from which a huge page is worth its half
 MIN_WORK = 200_000  # multiply-adds below which a second thread costs more than it gives
 # Four registers of x and four of its gradient are in use at once, and AVX2 has 16 registers of 8 floats.
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
+FAR = 8 << 20  # bytes from which a result is written past the caches: it would not stay there anyway
+LINE = 64  # bytes of a line of the cache, and of the widest vector register
 BLOCK = 128  # labels whose g, 64 documents wide, is 32 KiB: in the first-level cache
 SORTED_SLOTS = 1 << 15  # of a block, at most
 NONE, SGD, MOMENTUM, ADAM = range(4)  # what a step does to the weights
-inline = njit(nogil=True, fastmath=FAST_MATH)  # a part of a kernel
+# A part of a kernel. Left as a call it would count references to its arrays, with two locked instructions each.
+inline = njit(nogil=True, fastmath=FAST_MATH, forceinline=True)
 
 
-# --- parts: one panel of documents, the labels start..stop ---------------------------------------------------------
+# --- parts: one panel of documents, the labels start..stop; all memory by pointers ---------------------------------
 
 
 @inline
-def _get(array, position, n, spare, like):
-    """n numbers of an array as a Vector; what is beyond them is what `spare` holds there."""
-    if n == width(like):
-        return load(array, position, like)
+def _get(memory, position, n, spare, like):
+    """n numbers as a Vector; what is beyond them is what `spare` holds there."""
+    if n >= width(like):
+        return load(memory, position, like)
     for i in range(n):
-        spare[i] = item(array, position + i)
+        put(spare, i, item(memory, position + i))
     return load(spare, 0, like)
 
 
 @inline
-def _put(array, position, n, spare, vector):
-    """The first n numbers of a Vector into an array."""
-    if n == width(vector):
-        store(array, position, vector)
-    else:
+def _put(memory, position, n, spare, vector, far):
+    """Write the first n numbers of a Vector."""
+    if n < width(vector):
         store(spare, 0, vector)
         for i in range(n):
-            put(array, position + i, spare[i])
+            put(memory, position + i, item(spare, i))
+    elif far:
+        stream(memory, position, vector)
+    else:
+        store(memory, position, vector)
 
 
 @inline
-def _score(x, weight, indices, bias, label, like):
+def _copy(memory, position, source, n, zero, far):
+    """n numbers from `source` to `position` of the memory."""
+    like = splat(zero, 16)
+    for i in range(0, n - 15, 16):
+        _put(memory, position + i, 16, source, load(source, i, like), far)
+    for i in range(n - n % 16, n):
+        put(memory, position + i, item(source, i))
+
+
+@inline
+def _score(x, weight, indices, bias, fan_in, label, like):
     """bias[label] + sum_k weight[label, k] * x[indices[label, k]]: the logits of one label."""
-    fan_in = weight.shape[1]
     z = splat(item(bias, label), like)
     for k in range(label * fan_in, (label + 1) * fan_in):
         z = z + splat(item(weight, k), like) * load(x, np.int64(item(indices, k)) * width(like), like)
@@ -78,59 +93,66 @@ def _score(x, weight, indices, bias, label, like):
 
 
 @inline
-def _by_label(x, weight, indices, g, dx, dweight, start, stop, more, like):
-    """Gradients of weight (added to if `more`) and x of the labels start..stop, from their rows of g."""
-    fan_in, w = weight.shape[1], width(like)
-    for label in range(start, stop):
-        row = load(g, (label - start) * w, like)
-        first, last = label * fan_in, (label + 1) * fan_in
-        at = (label - start) * fan_in - first
-        for k in range(first, last - 3, 4):
+def _add(memory, position, vector):
+    store(memory, position, load(memory, position, vector) + vector)
+
+
+@inline
+def _by_label(x, weight, indices, fan_in, g, dx, dweight, n, more, like):
+    """Gradients of weight (added to if `more`) and x of n labels, from their rows of g."""
+    w = width(like)
+    for label in range(n):
+        row = load(g, label * w, like)
+        last = (label + 1) * fan_in
+        for k in range(label * fan_in, last - 3, 4):
             r0, r1 = np.int64(item(indices, k)) * w, np.int64(item(indices, k + 1)) * w
             r2, r3 = np.int64(item(indices, k + 2)) * w, np.int64(item(indices, k + 3)) * w
             found = totals(load(x, r0, like) * row, load(x, r1, like) * row,
                            load(x, r2, like) * row, load(x, r3, like) * row)
-            store(dweight, at + k, found + load(dweight, at + k, found) if more else found)
-            store(dx, r0, load(dx, r0, like) + splat(item(weight, k), like) * row)
-            store(dx, r1, load(dx, r1, like) + splat(item(weight, k + 1), like) * row)
-            store(dx, r2, load(dx, r2, like) + splat(item(weight, k + 2), like) * row)
-            store(dx, r3, load(dx, r3, like) + splat(item(weight, k + 3), like) * row)
+            store(dweight, k, found + load(dweight, k, found) if more else found)
+            _add(dx, r0, splat(item(weight, k), like) * row)
+            _add(dx, r1, splat(item(weight, k + 1), like) * row)
+            _add(dx, r2, splat(item(weight, k + 2), like) * row)
+            _add(dx, r3, splat(item(weight, k + 3), like) * row)
         for k in range(last - fan_in % 4, last):
             r0 = np.int64(item(indices, k)) * w
             found = total(load(x, r0, like) * row)
-            dweight[at + k] = dweight[at + k] + found if more else found
-            store(dx, r0, load(dx, r0, like) + splat(item(weight, k), like) * row)
+            put(dweight, k, found + item(dweight, k) if more else found)
+            _add(dx, r0, splat(item(weight, k), like) * row)
 
 
 @inline
-def _sort(weight, indices, start, stop, starts, row_of, slot_of, weight_of, w):
-    """The slots of the labels start..stop in the order of their features: those of feature j at starts[j]..starts[j+1].
+def _sort(weight, indices, fan_in, n, n_features, starts, row_of, slot_of, weight_of, w):
+    """The slots of n labels in the order of their features: those of feature j are starts[j]..starts[j + 1].
 
-    Of each: where its label's row of g begins, which slot of the block it is, and its weight.
+    Of each: where its label's row of g begins, which slot it is, and its weight.
     """
-    fan_in, n_features = weight.shape[1], starts.size - 1
-    starts[:] = 0
-    for k in range(start * fan_in, stop * fan_in):
-        starts[np.uint64(item(indices, k))] += 1
+    for j in range(n_features + 1):
+        put(starts, j, np.int32(0))
+    for k in range(n * fan_in):
+        j = item(indices, k)
+        put(starts, j, np.int32(item(starts, j) + 1))
     end = 0
     for j in range(n_features + 1):
-        end += starts[j]
-        starts[j] = end
-    k = stop * fan_in - 1
-    for label in range(stop - 1 - start, -1, -1):  # backwards, so that the ends become the starts
+        end += item(starts, j)
+        put(starts, j, np.int32(end))
+    k = n * fan_in
+    for label in range(n - 1, -1, -1):  # backwards, so that the ends become the starts
         for _ in range(fan_in):
-            j = np.uint64(item(indices, k))
-            starts[j] -= 1
-            place = np.uint64(starts[j])
-            row_of[place], slot_of[place], weight_of[place] = label * w, k - start * fan_in, item(weight, k)
             k -= 1
+            j = item(indices, k)
+            place = np.int32(item(starts, j) - 1)
+            put(starts, j, place)
+            put(row_of, place, np.int32(label * w))
+            put(slot_of, place, np.int32(k))
+            put(weight_of, place, item(weight, k))
 
 
 @inline
-def _by_feature(x, starts, row_of, weight_of, g, dx, dsorted, more, like):
+def _by_feature(x, n_features, starts, row_of, weight_of, g, dx, dsorted, more, like):
     """Gradients of the sorted weights (added to if `more`) and x, feature by feature."""
     w = width(like)
-    for j in range(starts.size - 1):
+    for j in range(n_features):
         p, end = np.int64(item(starts, j)), np.int64(item(starts, j + 1))
         if p == end:
             continue
@@ -149,7 +171,7 @@ def _by_feature(x, starts, row_of, weight_of, g, dx, dsorted, more, like):
             g0 = load(g, item(row_of, p), like)
             dx_row = dx_row + splat(item(weight_of, p), like) * g0
             found = total(x_row * g0)
-            dsorted[np.uint64(p)] = dsorted[np.uint64(p)] + found if more else found
+            put(dsorted, p, found + item(dsorted, p) if more else found)
             p += 1
         store(dx, j * w, dx_row)
 
@@ -157,7 +179,7 @@ def _by_feature(x, starts, row_of, weight_of, g, dx, dsorted, more, like):
 @inline
 def _unsort(dsorted, slot_of, dweight, n):
     for p in range(n):
-        dweight[np.uint64(item(slot_of, p))] = item(dsorted, p)
+        put(dweight, item(slot_of, p), item(dsorted, p))
 
 
 @inline
@@ -172,36 +194,36 @@ def _log1p(e):
 
 
 @inline
-def _apply(kind, value, grad, first, second, at, n, h):
-    """Bring value[at..at+n] up to date from grad[0..n]; first and second are its moments, h is from `_numbers`."""
+def _apply(kind, value, grad, first, second, n, h):
+    """Bring n numbers up to date from their gradients; first and second are their moments, h is from `_numbers`."""
+    rate, decay, a, b, c, d, eps = h
     if kind == NONE:
-        first[at:at + n] = grad[:n]
+        for i in range(n):
+            put(first, i, item(grad, i))
     elif kind == SGD:
-        v = value[at:at + n]
         for i in range(n):
-            v[i] -= h[0] * (grad[i] + h[1] * v[i])
+            put(value, i, item(value, i) - rate * (item(grad, i) + decay * item(value, i)))
     elif kind == MOMENTUM:
-        v, m = value[at:at + n], first[at:at + n]
         for i in range(n):
-            m[i] = h[2] * m[i] + (grad[i] + h[1] * v[i])
-            v[i] -= h[0] * m[i]
+            m = a * item(first, i) + (item(grad, i) + decay * item(value, i))
+            put(first, i, m)
+            put(value, i, item(value, i) - rate * m)
     else:
-        v, m, s = value[at:at + n], first[at:at + n], second[at:at + n]
         for i in range(n):
-            m[i] += h[2] * (grad[i] - m[i])
-            s[i] = h[3] * s[i] + h[4] * grad[i] * grad[i]
-            v[i] = h[1] * v[i] - h[0] * m[i] / (np.sqrt(s[i]) * h[5] + h[6])
-
-
-@inline
-def _aligned(n, sample):
-    """n numbers that start a cache line; a vector across two lines would be loaded twice."""
-    raw = np.empty(n + 64 // sample.itemsize, sample.dtype)
-    skip = -raw.ctypes.data % 64 // sample.itemsize
-    return raw[skip:skip + n]
+            g = item(grad, i)
+            m = item(first, i) + a * (g - item(first, i))
+            s = b * item(second, i) + c * g * g
+            put(first, i, m)
+            put(second, i, s)
+            put(value, i, decay * item(value, i) - rate * m / (np.sqrt(s) * d + eps))
 
 
 # --- kernels: the labels start..stop of one thread -----------------------------------------------------------------
+
+
+def _scratch_sizes(size: int, block: int, panels: int, n_features: int, fan_in: int) -> tuple[int, int]:
+    """How many floats and int32 the kernels below need to work on a block of labels."""
+    return (panels * block + 1) * size + 3 * block * fan_in, n_features + 1 + 2 * block * fan_in
 
 
 @lru_cache
@@ -209,120 +231,150 @@ def _kernels(size: int, by_feature: bool):
     """forward, backward and step for panels of `size` documents; numba's cache tells them apart by the arguments."""
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def forward(xt, weight, indices, bias, yt, start, stop, block):
-        batch, like = yt.shape[1], splat(xt.dtype.type(0), size)
-        spare = np.zeros(size, xt.dtype)
+    def forward(xt, weight, indices, bias, yt, far, start, stop, block, floats, ints):
+        (panels, n_features, _), batch, fan_in = xt.shape, yt.shape[1], weight.shape[1]
+        w, idx, b, y, spare = at(weight, 0), at(indices, 0), at(bias, 0), at(yt, 0), at(floats, 0)
+        like = splat(xt.dtype.type(0), size)
         for first in range(start, stop, block):  # its weights stay in the cache from panel to panel
-            for p in range(xt.shape[0]):
-                x, n = xt[p], min(size, batch - p * size)
+            for p in range(panels):
+                x, n = at(xt, p * n_features * size), batch - p * size
                 for label in range(first, min(first + block, stop)):
-                    _put(yt, label * batch + p * size, n, spare, _score(x, weight, indices, bias, label, like))
+                    _put(y, label * batch + p * size, n, spare, _score(x, w, idx, b, fan_in, label, like), far)
+        fence()
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def backward(gt, xt, weight, indices, dxt, dweight, dbias, start, stop, block):
-        batch, like = gt.shape[1], splat(xt.dtype.type(0), size)
-        fan_in, spare = weight.shape[1], np.zeros(size, xt.dtype)
-        g, found = _aligned(block * size, xt), _aligned(block * fan_in, xt)
-        starts, row_of, slot_of = np.empty(xt.shape[1] + 1, np.int32), np.empty(0, np.int32), np.empty(0, np.int32)
-        weight_of, dsorted = np.empty(0, xt.dtype), np.empty(0, xt.dtype)
-        if by_feature:
-            row_of, slot_of = np.empty(block * fan_in, np.int32), np.empty(block * fan_in, np.int32)
-            weight_of, dsorted = np.empty(block * fan_in, xt.dtype), _aligned(block * fan_in, xt)
+    def backward(gt, xt, weight, indices, dxt, dweight, dbias, far, start, stop, block, floats, ints):
+        (panels, n_features, _), batch, fan_in = xt.shape, gt.shape[1], weight.shape[1]
+        zero = xt.dtype.type(0)
+        like = splat(zero, size)
+        spare, g = at(floats, 0), at(floats, size)
+        found = at(g, panels * block * size)
+        weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
+        starts, row_of, slot_of = at(ints, 0), at(ints, n_features + 1), at(ints, n_features + 1 + block * fan_in)
+        store(spare, 0, like)
         for first in range(start, stop, block):
-            last = min(first + block, stop)
+            labels = min(block, stop - first)
+            w, idx = at(weight, first * fan_in), at(indices, first * fan_in)
             if by_feature:
-                _sort(weight, indices, first, last, starts, row_of, slot_of, weight_of, size)
-            for p in range(xt.shape[0]):
-                n = min(size, batch - p * size)
-                for label in range(first, last):
-                    row = _get(gt, label * batch + p * size, n, spare, like)
-                    store(g, (label - first) * size, row)
-                    dbias[label] = total(row) + (dbias[label] if p else 0)
+                _sort(w, idx, fan_in, labels, n_features, starts, row_of, slot_of, weight_of, size)
+            for label in range(labels):  # g into panels, each row of it at a go: that is how memory is fast
+                of_label = like
+                for p in range(panels):
+                    row = _get(at(gt, (first + label) * batch), p * size, batch - p * size, spare, like)
+                    store(g, (p * block + label) * size, row)
+                    of_label = of_label + row
+                dbias[first + label] = total(of_label)
+            for p in range(panels):
+                x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
                 if by_feature:
-                    _by_feature(xt[p], starts, row_of, weight_of, g, dxt[p], dsorted, p > 0, like)
+                    _by_feature(x, n_features, starts, row_of, weight_of, part, dx, dsorted, p > 0, like)
                 else:
-                    _by_label(xt[p], weight, indices, g, dxt[p], found, first, last, p > 0, like)
+                    _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, like)
             if by_feature:
-                _unsort(dsorted, slot_of, found, (last - first) * fan_in)
-            dweight[first * fan_in:last * fan_in] = found[:(last - first) * fan_in]
+                _unsort(dsorted, slot_of, found, labels * fan_in)
+            _copy(at(dweight, 0), first * fan_in, found, labels * fan_in, zero, far)
+        fence()
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def step(xt, weight, indices, bias, labels, rows, batch, hinge, scale, want_loss, kind, h, first_w, first_b,
-             second_w, second_b, dxt, start, stop, block):
+    def step(xt, weight, indices, bias, pair_labels, pair_rows, batch, hinge, scale, want_loss, kind, h, first_w,
+             first_b, second_w, second_b, dxt, start, stop, block, floats, ints):
+        (panels, n_features, _), fan_in, loss = xt.shape, weight.shape[1], 0.0
         zero, one = splat(np.float32(0), size), splat(np.float32(1), size)
-        fan_in, spare, loss = weight.shape[1], np.zeros(size, np.float32), 0.0
-        g, found, dbias = _aligned(block * size, xt), _aligned(block * fan_in, xt), _aligned(block, xt)
-        starts, row_of, slot_of = np.empty(xt.shape[1] + 1, np.int32), np.empty(0, np.int32), np.empty(0, np.int32)
-        weight_of, dsorted = np.empty(0, xt.dtype), np.empty(0, xt.dtype)
-        if by_feature:
-            row_of, slot_of = np.empty(block * fan_in, np.int32), np.empty(block * fan_in, np.int32)
-            weight_of, dsorted = np.empty(block * fan_in, xt.dtype), _aligned(block * fan_in, xt)
-        weight1, pair = weight.ravel(), np.searchsorted(labels, start)
+        spare, g = at(floats, 0), at(floats, size)
+        found = at(g, panels * block * size)
+        weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
+        starts, row_of, slot_of = at(ints, 0), at(ints, n_features + 1), at(ints, n_features + 1 + block * fan_in)
+        pair = np.searchsorted(pair_labels, start)
         for first in range(start, stop, block):
-            last = min(first + block, stop)
+            labels = min(block, stop - first)
+            w, idx, b = at(weight, first * fan_in), at(indices, first * fan_in), at(bias, first)
             if by_feature:
-                _sort(weight, indices, first, last, starts, row_of, slot_of, weight_of, size)
-            dbias[:] = 0
+                _sort(w, idx, fan_in, labels, n_features, starts, row_of, slot_of, weight_of, size)
             q = pair
-            for p in range(xt.shape[0]):
+            for p in range(panels):
                 n, q, losses = min(size, batch - p * size), pair, zero
-                for label in range(first, last):
-                    z = _score(xt[p], weight, indices, bias, label, zero)
-                    at = (label - first) * size
+                x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
+                for label in range(labels):
+                    z = _score(x, w, idx, b, fan_in, label, zero)
+                    row = at(part, label * size)
                     if hinge:
                         above = relu(one + z)
-                        store(g, at, above * splat(scale + scale, zero))
+                        store(row, 0, above * splat(scale + scale, zero))
                         losses = losses + above * above
                     else:
-                        store(g, at, splat(scale, zero) / (one + exp(zero - z)))
+                        store(row, 0, splat(scale, zero) / (one + exp(zero - z)))
                         if want_loss:
                             losses = losses + relu(z) + _log1p(exp(zero - relu(z) - relu(zero - z)))
                     for i in range(n, size):
-                        g[at + i] = 0
-                    if q < labels.size and labels[q] == label:
+                        put(row, i, np.float32(0))
+                    if q < pair_labels.size and pair_labels[q] == first + label:
                         store(spare, 0, z)
-                        while q < labels.size and labels[q] == label:
-                            row = rows[q] - p * size
-                            if 0 <= row and row < n:
+                        while q < pair_labels.size and pair_labels[q] == first + label:
+                            i = pair_rows[q] - p * size
+                            if 0 <= i and i < n:
+                                positive = item(spare, i)
                                 if hinge:
-                                    g[at + row] = -(scale + scale) * max(1 - spare[row], np.float32(0))
-                                    loss += max(1 - spare[row], 0.0) ** 2 - max(1 + spare[row], 0.0) ** 2
+                                    put(row, i, -(scale + scale) * max(1 - positive, np.float32(0)))
+                                    loss += max(1 - positive, 0.0) ** 2 - max(1 + positive, 0.0) ** 2
                                 else:
-                                    g[at + row] -= scale
-                                    loss -= spare[row]
+                                    put(row, i, item(row, i) - scale)
+                                    loss -= positive
                             q += 1
-                    dbias[label - first] += total(load(g, at, zero))
                 if want_loss:
                     store(spare, 0, losses)
                     for i in range(n):
-                        loss += spare[i]
+                        loss += item(spare, i)
                 if by_feature:
-                    _by_feature(xt[p], starts, row_of, weight_of, g, dxt[p], dsorted, p > 0, zero)
+                    _by_feature(x, n_features, starts, row_of, weight_of, part, dx, dsorted, p > 0, zero)
                 else:
-                    _by_label(xt[p], weight, indices, g, dxt[p], found, first, last, p > 0, zero)
+                    _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, zero)
             pair = q
             if by_feature:
-                _unsort(dsorted, slot_of, found, (last - first) * fan_in)
-            _apply(kind, weight1, found, first_w, second_w, first * fan_in, (last - first) * fan_in, h)
-            _apply(kind, bias, dbias, first_b, second_b, first, last - first, h)
+                _unsort(dsorted, slot_of, found, labels * fan_in)
+            _apply(kind, w, found, at(first_w, first * fan_in), at(second_w, first * fan_in), labels * fan_in, h)
+            for label in range(labels):  # what was a weight's gradient is one of a bias
+                of_label = zero
+                for p in range(panels):
+                    of_label = of_label + load(g, (p * block + label) * size, zero)
+                put(found, label, total(of_label))
+            _apply(kind, b, found, at(first_b, first), at(second_b, first), labels, h)
         return loss
 
-    return forward, backward, step
+    return SimpleNamespace(forward=forward, backward=backward, step=step)
 
 
 # --- what calls them -----------------------------------------------------------------------------------------------
 
 
-def _choose(batch: int, n_features: int, n_labels: int, fan_in: int) -> tuple[int, bool, int]:
-    """The width of a panel, whether to go by feature in the backward pass, and how many labels make a block."""
-    block = max(1, min(BLOCK, SORTED_SLOTS // 4 // fan_in))
-    if batch > 32:
-        wide = block
-        while wide * fan_in < 4 * n_features and wide < 8 * BLOCK:
-            wide *= 2
-        if min(wide, n_labels) * fan_in >= 2 * n_features:  # else most features are read by no label, or one
-            return WIDE, True, wide
-    return (16 if batch <= 16 else 32), False, block
+class _Way(NamedTuple):
+    """How to go through a layer: documents in a panel, labels in a block, back by feature or by label."""
+
+    size: int
+    block: int
+    by_feature: bool
+
+    @classmethod
+    def best(cls, batch: int, n_features: int, n_labels: int, fan_in: int) -> _Way:
+        """The fastest, as measured; `n_labels` are those of one thread."""
+        block = max(1, min(BLOCK, SORTED_SLOTS // 4 // fan_in))
+        if batch > 32:
+            wide = block
+            while wide * fan_in < 4 * n_features and wide < 8 * BLOCK:
+                wide *= 2
+            if min(wide, n_labels) * fan_in >= 2 * n_features:  # else most features are read by no label, or one
+                return cls(WIDE, wide, True)
+        return cls(16 if batch <= 16 else 32, block, False)
+
+    def run(self, kernel: str, args: Callable[[int], tuple], x: np.ndarray, weight: np.ndarray, work: int) -> list:
+        """Call a kernel in threads, with args(thread) and what it needs to work on a block; x is [panels, D, size]."""
+        (panels, n_features, _), (n_labels, fan_in) = x.shape, weight.shape
+        compiled = getattr(_kernels(self.size, self.by_feature), kernel)
+        n_floats, n_ints = _scratch_sizes(self.size, self.block, panels, n_features, fan_in)
+
+        def run(i: int, start: int, stop: int):
+            return compiled(*args(i), start, stop, self.block, _empty((n_floats,), x.dtype), np.empty(n_ints, np.int32))
+
+        return _over_labels(run, n_labels, work)
 
 
 @lru_cache(maxsize=4)
@@ -331,16 +383,15 @@ def _pool(pid: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="fixed-fan-in")
 
 
-def _over_labels(run: Callable[[int, int, int], None], n_labels: int, work: int) -> None:
-    """Call run(part, start, stop) over `parts(work)` contiguous ranges of labels, in threads."""
+def _over_labels(run: Callable[[int, int, int], object], n_labels: int, work: int) -> list:
+    """What run(part, start, stop) returns over `parts(work)` contiguous ranges of labels, in threads."""
     n = parts(work)
-    bounds = np.linspace(0, n_labels, n + 1).astype(np.int64)
+    # Multiples of 16 labels: then each range of weights begins a line of the cache.
+    bounds = np.minimum(np.linspace(0, n_labels, n + 1).astype(np.int64) + 15 & -16, n_labels)
     if n == 1:
-        run(0, 0, n_labels)
-    else:
-        jobs = [_pool(os.getpid(), n).submit(run, i, bounds[i], bounds[i + 1]) for i in range(n)]
-        for job in jobs:
-            job.result()
+        return [run(0, 0, n_labels)]
+    jobs = [_pool(os.getpid(), n).submit(run, i, bounds[i], bounds[i + 1]) for i in range(n)]
+    return [job.result() for job in jobs]
 
 
 def parts(work: int) -> int:
@@ -355,7 +406,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     the first time costs a page fault each 4 KiB otherwise: 190 ms for 134 MB from `torch.empty`, 22 ms like this.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    border = HUGE_PAGE if size >= HUGE_PAGE else 64
+    border = HUGE_PAGE if size >= HUGE_PAGE else LINE
     raw = np.empty(size + border, np.uint8)
     start = -raw.ctypes.data % border
     return raw[start:start + size].view(dtype).reshape(shape)
@@ -399,13 +450,13 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
     """y [B, L] from x [B, D], weight [L, K], indices [L, K], bias [L]; y is the transpose of an [L, B] block."""
     n_labels, fan_in = weight.shape
     work = n_labels * fan_in * x.shape[0]
-    size, by_feature, block = _choose(x.shape[0], x.shape[1], n_labels, fan_in)
+    way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
     w, idx = _array(weight), _array(indices)
-    xt = _panels(x, size, 0, w.dtype, work)[0]
+    xt = _panels(x, way.size, 0, w.dtype, work)[0]
     b = np.zeros(n_labels, w.dtype) if bias is None else _array(bias)
     yt = _empty((n_labels, x.shape[0]), w.dtype)
-    kernel = _kernels(size, by_feature)[0]
-    _over_labels(lambda _, start, stop: kernel(xt, w, idx, b, yt, start, stop, block), n_labels, work)
+    far = yt.nbytes >= FAR and yt.strides[0] % LINE == 0
+    way.run("forward", lambda i: (xt, w, idx, b, yt, far), xt, w, work)
     return torch.from_numpy(yt).to(x.dtype).t()
 
 
@@ -417,13 +468,12 @@ def backward(
     n_labels, fan_in = weight.shape
     gt, w, idx = _array(grad.t()), _array(weight), _array(indices)
     work = 2 * n_labels * fan_in * x.shape[0]
-    size, by_feature, block = _choose(x.shape[0], x.shape[1], n_labels // parts(work), fan_in)
-    rows = _panels(x, size, parts(work), w.dtype, work)  # one gradient of x for each thread: no two write to one place
-    dweight, dbias = _empty((w.size,), w.dtype), np.empty(n_labels, w.dtype)
-    kernel = _kernels(size, by_feature)[1]
-    _over_labels(lambda i, start, stop: kernel(gt, rows[0], w, idx, rows[1 + i], dweight, dbias, start, stop, block),
-                 n_labels, work)
-    found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).view(w.shape).to(weight.dtype),
+    way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
+    rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
+    dweight, dbias = _empty(w.shape, w.dtype), np.empty(n_labels, w.dtype)
+    far = dweight.nbytes >= FAR
+    way.run("backward", lambda i: (gt, rows[0], w, idx, rows[1 + i], dweight, dbias, far), rows[0], w, work)
+    found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).to(weight.dtype),
              torch.from_numpy(dbias).to(weight.dtype))
     return tuple(g if need else None for g, need in zip(found, needs, strict=True))
 
@@ -452,17 +502,19 @@ class Update(NamedTuple):
     state: tuple[Tensor, ...] = ()
 
 
-def _numbers(update: Update) -> tuple[int, list[float]]:
+def _numbers(update: Update) -> tuple[int, tuple[np.float32, ...]]:
     """Kind and constants of an update, as `_apply` takes them."""
     lr, decay, (beta1, beta2) = update.lr, update.weight_decay, update.betas
     if update.kind == "none":
-        return NONE, [0.0]
-    if update.kind == "sgd":
-        return (MOMENTUM if update.momentum else SGD), [lr, decay, update.momentum]
-    if update.kind == "adam":
-        return ADAM, [lr / (1 - beta1 ** update.step), 1 - lr * decay, 1 - beta1, beta2, 1 - beta2,
-                      (1 - beta2 ** update.step) ** -0.5, update.eps]
-    raise ValueError(f"update kind {update.kind!r} is not known; choose one of 'none', 'sgd', 'adam'")
+        kind, found = NONE, ()
+    elif update.kind == "sgd":
+        kind, found = (MOMENTUM if update.momentum else SGD), (lr, decay, update.momentum)
+    elif update.kind == "adam":
+        kind, found = ADAM, (lr / (1 - beta1 ** update.step), 1 - lr * decay, 1 - beta1, beta2, 1 - beta2,
+                             (1 - beta2 ** update.step) ** -0.5, update.eps)
+    else:
+        raise ValueError(f"update kind {update.kind!r} is not known; choose one of 'none', 'sgd', 'adam'")
+    return kind, tuple(map(np.float32, (*found, *[0] * (7 - len(found)))))
 
 
 def _plain(name: str, t: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> np.ndarray:
@@ -507,14 +559,9 @@ def fused_step(
     state += [np.empty(0, np.float32)] * (4 - len(state))
 
     work = 3 * n_labels * fan_in * batch
-    size, by_feature, block = _choose(batch, x.shape[1], n_labels // parts(work), fan_in)
-    panels = _panels(x.detach().float(), size, parts(work), w.dtype, work)
-    losses = np.zeros(parts(work))
-    h, scale32, kernel = np.array(numbers, np.float32), np.float32(scale), _kernels(size, by_feature)[2]
-
-    def run(i: int, start: int, stop: int) -> None:
-        losses[i] = kernel(panels[0], w, idx, b, labels, rows, batch, loss == "squared_hinge", scale32, want_loss, kind,
-                           h, *state, panels[1 + i], start, stop, block)
-
-    _over_labels(run, n_labels, work)
-    return _from_panels(panels[1:], batch), float(losses.sum()) * scale if want_loss else None
+    way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
+    panels = _panels(x.detach().float(), way.size, parts(work), w.dtype, work)
+    values = way.run("step", lambda i: (panels[0], w, idx, b, labels, rows, batch, loss == "squared_hinge",
+                                        np.float32(scale), want_loss, kind, numbers, *state, panels[1 + i]),
+                     panels[0], w, work)
+    return _from_panels(panels[1:], batch), sum(values) * scale if want_loss else None

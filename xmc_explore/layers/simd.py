@@ -6,19 +6,21 @@ into whatever registers the processor has: 64 floats are 4 registers with AVX-51
 source serves them all, without a C compiler. The width is part of the type, so that a function can be handed a Vector
 to say how wide to work (`like`):
 
-    @njit(fastmath={"contract"})                         # lets a + b * c become one instruction
-    def dot(a, b, like):
+    @njit(fastmath={"contract"}, forceinline=True)       # "contract" lets a + b * c become one instruction
+    def dot(a, b, n, like):
         sums = like
-        for i in range(0, a.size, width(like)):
+        for i in range(0, n, width(like)):
             sums = sums + load(a, i, like) * load(b, i, like)
         return total(sums)
 
     @njit
-    def dot64(a, b):
-        return dot(a, b, splat(np.float32(0), 64))       # 64: a constant
+    def dot64(x, y):
+        return dot(at(x, 0), at(y, 0), x.size, splat(np.float32(0), 64))       # 64: a constant
 
-Arrays must be contiguous, positions count numbers from the array's start, and nobody checks them. Numba's cache looks
-at the file of a kernel only: after a change here, touch that file too.
+Memory is read and written through pointers, as `at` makes them: numba counts the references of an array that is handed
+on, with locked instructions, in the innermost loop. A pointer keeps nothing alive: take it of arguments of the kernel,
+not of arrays made inside. Nobody checks positions. Numba's cache looks at the file of a kernel only: after a change
+here, touch that file too.
 """
 
 from __future__ import annotations
@@ -56,9 +58,8 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _address(context, builder, signature, args):
-    """The address of a number: of an array and a flat position, the first two arguments."""
-    array = context.make_array(signature.args[0])(context, builder, args[0])
-    return builder.gep(array.data, [context.cast(builder, args[1], signature.args[1], types.intp)])
+    """The address of a number: of a pointer and a position, the first two arguments."""
+    return builder.gep(args[0], [context.cast(builder, args[1], signature.args[1], types.intp)])
 
 
 def _pick(builder, a, b, places):
@@ -68,29 +69,43 @@ def _pick(builder, a, b, places):
 
 
 @intrinsic
-def item(typing, array, position):
-    """One number of an array. Numba's own array[i] asks each time whether i is negative; this does not."""
+def at(typing, memory, position):
+    """A pointer to the number at `position` of a contiguous array, or of another pointer."""
+    if isinstance(memory, types.CPointer):
+        return memory(memory, position), _address
+    assert memory.layout == "C", "at: the array must be contiguous"
+
+    def generate(context, builder, signature, args):
+        data = context.make_array(memory)(context, builder, args[0]).data
+        return _address(context, builder, signature, (data, args[1]))
+
+    return types.CPointer(memory.dtype)(memory, position), generate
+
+
+@intrinsic
+def item(typing, memory, position):
+    """One number."""
 
     def generate(context, builder, signature, args):
         return builder.load(_address(context, builder, signature, args))
 
-    return array.dtype(array, position), generate
+    return memory.dtype(memory, position), generate
 
 
 @intrinsic
-def put(typing, array, position, number):
-    """Write one number into an array, as `item` reads it."""
+def put(typing, memory, position, number):
+    """Write one number."""
 
     def generate(context, builder, signature, args):
         builder.store(args[2], _address(context, builder, signature, args))
         return context.get_dummy_value()
 
-    return types.void(array, position, array.dtype), generate
+    return types.void(memory, position, memory.dtype), generate
 
 
 @intrinsic
-def load(typing, array, position, like):
-    """The Vector, as wide as `like`, of the numbers of an array from `position` on."""
+def load(typing, memory, position, like):
+    """The Vector, as wide as `like`, of the numbers from `position` on."""
 
     def generate(context, builder, signature, args):
         place = builder.bitcast(_address(context, builder, signature, args), like.ir.as_pointer())
@@ -98,19 +113,47 @@ def load(typing, array, position, like):
         found.align = like.dtype.bitwidth // 8
         return found
 
-    return like(array, position, like), generate
+    return like(memory, position, like), generate
 
 
 @intrinsic
-def store(typing, array, position, vector):
-    """Write a Vector into an array from `position` on."""
+def store(typing, memory, position, vector):
+    """Write a Vector, from `position` on."""
 
     def generate(context, builder, signature, args):
         place = builder.bitcast(_address(context, builder, signature, args), vector.ir.as_pointer())
         builder.store(args[2], place).align = vector.dtype.bitwidth // 8
         return context.get_dummy_value()
 
-    return types.void(array, position, vector), generate
+    return types.void(memory, position, vector), generate
+
+
+@intrinsic
+def stream(typing, memory, position, vector):
+    """`store` past the caches, for what is not read again soon: a plain store first fetches what it overwrites.
+
+    The address must be a multiple of 64 bytes, and `fence()` must follow before another thread reads.
+    """
+
+    def generate(context, builder, signature, args):
+        place = builder.bitcast(_address(context, builder, signature, args), vector.ir.as_pointer())
+        written = builder.store(args[2], place)
+        written.align = 64
+        written.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
+        return context.get_dummy_value()
+
+    return types.void(memory, position, vector), generate
+
+
+@intrinsic
+def fence(typing):
+    """Everything written so far is there for other threads."""
+
+    def generate(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic(prefer_literal=True)
