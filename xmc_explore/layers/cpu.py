@@ -29,7 +29,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .simd import at, exp, fence, item, load, put, relu, splat, store, stream, total, totals, width
+from .simd import at, exp, item, load, put, relu, splat, store, total, totals, width
 
 # Sums may be reordered (that is what vectorising a sum means); NaN and infinity keep their meaning.
 FAST_MATH = {"reassoc", "contract", "nsz"}
@@ -38,7 +38,6 @@ HUGE_WORK = 50_000_000  # multiply-adds from which a huge page is worth its half
 MIN_WORK = 200_000  # multiply-adds below which a second thread costs more than it gives
 # Four registers of x and four of its gradient are in use at once, and AVX2 has 16 registers of 8 floats.
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
-FAR = 8 << 20  # bytes from which a result is written past the caches: it would not stay there anyway
 LINE = 64  # bytes of a line of the cache, and of the widest vector register
 BLOCK = 128  # labels whose g, 64 documents wide, is 32 KiB: in the first-level cache
 SORTED_SLOTS = 1 << 15  # of a block, at most
@@ -61,26 +60,14 @@ def _get(memory, position, n, spare, like):
 
 
 @inline
-def _put(memory, position, n, spare, vector, far):
+def _put(memory, position, n, spare, vector):
     """Write the first n numbers of a Vector."""
     if n < width(vector):
         store(spare, 0, vector)
         for i in range(n):
             put(memory, position + i, item(spare, i))
-    elif far:
-        stream(memory, position, vector)
     else:
         store(memory, position, vector)
-
-
-@inline
-def _copy(memory, position, source, n, zero, far):
-    """n numbers from `source` to `position` of the memory."""
-    like = splat(zero, 16)
-    for i in range(0, n - 15, 16):
-        _put(memory, position + i, 16, source, load(source, i, like), far)
-    for i in range(n - n % 16, n):
-        put(memory, position + i, item(source, i))
 
 
 @inline
@@ -231,7 +218,7 @@ def _kernels(size: int, by_feature: bool):
     """forward, backward and step for panels of `size` documents; numba's cache tells them apart by the arguments."""
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def forward(xt, weight, indices, bias, yt, far, start, stop, block, floats, ints):
+    def forward(xt, weight, indices, bias, yt, start, stop, block, floats, ints):
         (panels, n_features, _), batch, fan_in = xt.shape, yt.shape[1], weight.shape[1]
         w, idx, b, y, spare = at(weight, 0), at(indices, 0), at(bias, 0), at(yt, 0), at(floats, 0)
         like = splat(xt.dtype.type(0), size)
@@ -239,14 +226,12 @@ def _kernels(size: int, by_feature: bool):
             for p in range(panels):
                 x, n = at(xt, p * n_features * size), batch - p * size
                 for label in range(first, min(first + block, stop)):
-                    _put(y, label * batch + p * size, n, spare, _score(x, w, idx, b, fan_in, label, like), far)
-        fence()
+                    _put(y, label * batch + p * size, n, spare, _score(x, w, idx, b, fan_in, label, like))
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def backward(gt, xt, weight, indices, dxt, dweight, dbias, far, start, stop, block, floats, ints):
+    def backward(gt, xt, weight, indices, dxt, dweight, dbias, start, stop, block, floats, ints):
         (panels, n_features, _), batch, fan_in = xt.shape, gt.shape[1], weight.shape[1]
-        zero = xt.dtype.type(0)
-        like = splat(zero, size)
+        like = splat(xt.dtype.type(0), size)
         spare, g = at(floats, 0), at(floats, size)
         found = at(g, panels * block * size)
         weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
@@ -272,8 +257,8 @@ def _kernels(size: int, by_feature: bool):
                     _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, like)
             if by_feature:
                 _unsort(dsorted, slot_of, found, labels * fan_in)
-            _copy(at(dweight, 0), first * fan_in, found, labels * fan_in, zero, far)
-        fence()
+            for i in range(labels * fan_in):
+                put(at(dweight, first * fan_in), i, item(found, i))
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def step(xt, weight, indices, bias, pair_labels, pair_rows, batch, hinge, scale, want_loss, kind, h, first_w,
@@ -455,8 +440,7 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
     xt = _panels(x, way.size, 0, w.dtype, work)[0]
     b = np.zeros(n_labels, w.dtype) if bias is None else _array(bias)
     yt = _empty((n_labels, x.shape[0]), w.dtype)
-    far = yt.nbytes >= FAR and yt.strides[0] % LINE == 0
-    way.run("forward", lambda i: (xt, w, idx, b, yt, far), xt, w, work)
+    way.run("forward", lambda i: (xt, w, idx, b, yt), xt, w, work)
     return torch.from_numpy(yt).to(x.dtype).t()
 
 
@@ -471,8 +455,7 @@ def backward(
     way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
     rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
     dweight, dbias = _empty(w.shape, w.dtype), np.empty(n_labels, w.dtype)
-    far = dweight.nbytes >= FAR
-    way.run("backward", lambda i: (gt, rows[0], w, idx, rows[1 + i], dweight, dbias, far), rows[0], w, work)
+    way.run("backward", lambda i: (gt, rows[0], w, idx, rows[1 + i], dweight, dbias), rows[0], w, work)
     found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).to(weight.dtype),
              torch.from_numpy(dbias).to(weight.dtype))
     return tuple(g if need else None for g, need in zip(found, needs, strict=True))

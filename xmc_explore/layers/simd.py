@@ -128,34 +128,6 @@ def store(typing, memory, position, vector):
     return types.void(memory, position, vector), generate
 
 
-@intrinsic
-def stream(typing, memory, position, vector):
-    """`store` past the caches, for what is not read again soon: a plain store first fetches what it overwrites.
-
-    The address must be a multiple of 64 bytes, and `fence()` must follow before another thread reads.
-    """
-
-    def generate(context, builder, signature, args):
-        place = builder.bitcast(_address(context, builder, signature, args), vector.ir.as_pointer())
-        written = builder.store(args[2], place)
-        written.align = 64
-        written.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
-        return context.get_dummy_value()
-
-    return types.void(memory, position, vector), generate
-
-
-@intrinsic
-def fence(typing):
-    """Everything written so far is there for other threads."""
-
-    def generate(context, builder, signature, args):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), generate
-
-
 @intrinsic(prefer_literal=True)
 def splat(typing, number, width):
     """A Vector that holds `number` in all its `width` places; `width` is a constant, or a Vector that is as wide."""
