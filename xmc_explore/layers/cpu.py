@@ -16,6 +16,7 @@ What each kernel costs, and what else was tried: benchmarks/NOTES.md, benchmarks
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,13 +30,13 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .simd import at, exp, item, load, put, relu, splat, store, total, totals, width
+from .simd import at, exp, item, load, load_some, put, relu, splat, store, store_some, total, totals, width
 
 # Sums may be reordered (that is what vectorising a sum means); NaN and infinity keep their meaning.
 FAST_MATH = {"reassoc", "contract", "nsz"}
 HUGE_PAGE = 1 << 21  # bytes
 HUGE_WORK = 50_000_000  # multiply-adds from which a huge page is worth its half millisecond
-MIN_WORK = 200_000  # multiply-adds below which a second thread costs more than it gives
+MIN_WORK = 2_000_000  # multiply-adds below which a second thread costs more than it gives
 # Four registers of x and four of its gradient are in use at once, and AVX2 has 16 registers of 8 floats.
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 LINE = 64  # bytes of a line of the cache, and of the widest vector register
@@ -47,27 +48,6 @@ inline = njit(nogil=True, fastmath=FAST_MATH, forceinline=True)
 
 
 # --- parts: one panel of documents, the labels start..stop; all memory by pointers ---------------------------------
-
-
-@inline
-def _get(memory, position, n, spare, like):
-    """n numbers as a Vector; what is beyond them is what `spare` holds there."""
-    if n >= width(like):
-        return load(memory, position, like)
-    for i in range(n):
-        put(spare, i, item(memory, position + i))
-    return load(spare, 0, like)
-
-
-@inline
-def _put(memory, position, n, spare, vector):
-    """Write the first n numbers of a Vector."""
-    if n < width(vector):
-        store(spare, 0, vector)
-        for i in range(n):
-            put(memory, position + i, item(spare, i))
-    else:
-        store(memory, position, vector)
 
 
 @inline
@@ -220,23 +200,25 @@ def _kernels(size: int, by_feature: bool):
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def forward(xt, weight, indices, bias, yt, start, stop, block, floats, ints):
         (panels, n_features, _), batch, fan_in = xt.shape, yt.shape[1], weight.shape[1]
-        w, idx, b, y, spare = at(weight, 0), at(indices, 0), at(bias, 0), at(yt, 0), at(floats, 0)
+        w, idx, b, y = at(weight, 0), at(indices, 0), at(bias, 0), at(yt, 0)
         like = splat(xt.dtype.type(0), size)
         for first in range(start, stop, block):  # its weights stay in the cache from panel to panel
             for p in range(panels):
                 x, n = at(xt, p * n_features * size), batch - p * size
                 for label in range(first, min(first + block, stop)):
-                    _put(y, label * batch + p * size, n, spare, _score(x, w, idx, b, fan_in, label, like))
+                    z = _score(x, w, idx, b, fan_in, label, like)
+                    if n >= size:
+                        store(y, label * batch + p * size, z)
+                    else:
+                        store_some(y, label * batch + p * size, n, z)
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def backward(gt, xt, weight, indices, dxt, dweight, dbias, start, stop, block, floats, ints):
         (panels, n_features, _), batch, fan_in = xt.shape, gt.shape[1], weight.shape[1]
         like = splat(xt.dtype.type(0), size)
-        spare, g = at(floats, 0), at(floats, size)
-        found = at(g, panels * block * size)
+        g, found = at(floats, 0), at(floats, panels * block * size)
         weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
         starts, row_of, slot_of = at(ints, 0), at(ints, n_features + 1), at(ints, n_features + 1 + block * fan_in)
-        store(spare, 0, like)
         for first in range(start, stop, block):
             labels = min(block, stop - first)
             w, idx = at(weight, first * fan_in), at(indices, first * fan_in)
@@ -245,7 +227,8 @@ def _kernels(size: int, by_feature: bool):
             for label in range(labels):  # g into panels, each row of it at a go: that is how memory is fast
                 of_label = like
                 for p in range(panels):
-                    row = _get(at(gt, (first + label) * batch), p * size, batch - p * size, spare, like)
+                    place, n = at(gt, (first + label) * batch + p * size), batch - p * size
+                    row = load(place, 0, like) if n >= size else load_some(place, 0, n, like)
                     store(g, (p * block + label) * size, row)
                     of_label = of_label + row
                 dbias[first + label] = total(of_label)
@@ -265,8 +248,8 @@ def _kernels(size: int, by_feature: bool):
              first_b, second_w, second_b, dxt, start, stop, block, floats, ints):
         (panels, n_features, _), fan_in, loss = xt.shape, weight.shape[1], 0.0
         zero, one = splat(np.float32(0), size), splat(np.float32(1), size)
-        spare, g = at(floats, 0), at(floats, size)
-        found = at(g, panels * block * size)
+        g, found = at(floats, 0), at(floats, panels * block * size)
+        spare = at(found, 3 * block * fan_in)
         weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
         starts, row_of, slot_of = at(ints, 0), at(ints, n_features + 1), at(ints, n_features + 1 + block * fan_in)
         pair = np.searchsorted(pair_labels, start)
@@ -284,14 +267,15 @@ def _kernels(size: int, by_feature: bool):
                     row = at(part, label * size)
                     if hinge:
                         above = relu(one + z)
-                        store(row, 0, above * splat(scale + scale, zero))
+                        grad = above * splat(scale + scale, zero)
                         losses = losses + above * above
                     else:
-                        store(row, 0, splat(scale, zero) / (one + exp(zero - z)))
+                        grad = splat(scale, zero) / (one + exp(zero - z))
                         if want_loss:
                             losses = losses + relu(z) + _log1p(exp(zero - relu(z) - relu(zero - z)))
-                    for i in range(n, size):
-                        put(row, i, np.float32(0))
+                    if n < size:
+                        store(row, 0, zero)
+                    store_some(row, 0, n, grad)
                     if q < pair_labels.size and pair_labels[q] == first + label:
                         store(spare, 0, z)
                         while q < pair_labels.size and pair_labels[q] == first + label:
@@ -390,7 +374,7 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     NumPy asks Linux for huge pages from 4 MiB on; elsewhere this is merely an aligned array. Touching fresh memory for
     the first time costs a page fault each 4 KiB otherwise: 190 ms for 134 MB from `torch.empty`, 22 ms like this.
     """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     border = HUGE_PAGE if size >= HUGE_PAGE else LINE
     raw = np.empty(size + border, np.uint8)
     start = -raw.ctypes.data % border
@@ -403,7 +387,7 @@ def _scratch(shape: tuple[int, ...], dtype: np.dtype, work: int) -> np.ndarray:
     For much work they lie in one huge page: spread over small ones they collide in the second-level cache, by chance
     and for as long as the process lives (measured: 10 to 30 % of the backward pass).
     """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
     array = _empty((size + (2 * HUGE_PAGE if work >= HUGE_WORK else 0),), np.uint8)[:size].view(dtype).reshape(shape)
     array[...] = 0
     return array
@@ -428,7 +412,9 @@ def _panels(x: Tensor, size: int, more: int, dtype: np.dtype, work: int) -> np.n
 
 def _from_panels(dxt: np.ndarray, batch: int) -> Tensor:
     """The gradient of x [B, D], a transposed block, from one in panels for each thread [threads, panels, D, size]."""
-    return torch.from_numpy(dxt).sum(0).permute(1, 0, 2).reshape(dxt.shape[2], -1)[:, :batch].contiguous().t()
+    found = dxt[0] if len(dxt) == 1 else dxt.sum(0)
+    found = found.transpose(1, 0, 2).reshape(found.shape[1], -1)[:, :batch]
+    return torch.from_numpy(np.ascontiguousarray(found)).t()
 
 
 def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> Tensor:

@@ -128,6 +128,45 @@ def store(typing, memory, position, vector):
     return types.void(memory, position, vector), generate
 
 
+def _masked(context, builder, signature, args, vector: Vector, written=None):
+    """Load, or store `written`, the first n numbers of a Vector; n is the third argument."""
+    lanes = ir.VectorType(INT32, vector.width)
+    n = builder.trunc(context.cast(builder, args[2], signature.args[2], types.int64), INT32)
+    wide = _pick(builder, builder.insert_element(ir.Constant(lanes, ir.Undefined), n, INT32(0)),
+                 ir.Constant(lanes, ir.Undefined), [0] * vector.width)
+    mask = builder.icmp_signed("<", ir.Constant(lanes, list(range(vector.width))), wide)
+    place = builder.bitcast(_address(context, builder, signature, args), vector.ir.as_pointer())
+    align, kind = INT32(vector.dtype.bitwidth // 8), f"v{vector.width}f{vector.dtype.bitwidth}.p0"
+    if written is None:
+        function = ir.FunctionType(vector.ir, [place.type, INT32, mask.type, vector.ir])
+        name, values = f"llvm.masked.load.{kind}", (place, align, mask, vector.constant(0.0))
+    else:
+        function = ir.FunctionType(ir.VoidType(), [vector.ir, place.type, INT32, mask.type])
+        name, values = f"llvm.masked.store.{kind}", (written, place, align, mask)
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), values)
+
+
+@intrinsic
+def load_some(typing, memory, position, n, like):
+    """As `load`, of n numbers; the places beyond hold zero, and memory beyond is not touched."""
+
+    def generate(context, builder, signature, args):
+        return _masked(context, builder, signature, args, like)
+
+    return like(memory, position, n, like), generate
+
+
+@intrinsic
+def store_some(typing, memory, position, n, vector):
+    """As `store`, of the first n numbers."""
+
+    def generate(context, builder, signature, args):
+        _masked(context, builder, signature, args, vector, args[3])
+        return context.get_dummy_value()
+
+    return types.void(memory, position, n, vector), generate
+
+
 @intrinsic(prefer_literal=True)
 def splat(typing, number, width):
     """A Vector that holds `number` in all its `width` places; `width` is a constant, or a Vector that is as wide."""
