@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -40,6 +42,7 @@ MIN_WORK = 2_000_000  # multiply-adds below which a second thread costs more tha
 # Four registers of x and four of its gradient are in use at once, and AVX2 has 16 registers of 8 floats.
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 LINE = 64  # bytes of a line of the cache, and of the widest vector register
+KEPT = 2  # large results whose memory is kept for the next: y and the gradient of the weights
 BLOCK = 128  # labels whose g, 64 documents wide, is 32 KiB: in the first-level cache
 SORTED_SLOTS = 1 << 15  # of a block, at most
 NONE, SGD, MOMENTUM, ADAM = range(4)  # what a step does to the weights
@@ -371,14 +374,43 @@ def parts(work: int) -> int:
 def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """An array on a huge page's boundary if it is large, on a cache line's if not.
 
-    NumPy asks Linux for huge pages from 4 MiB on; elsewhere this is merely an aligned array. Touching fresh memory for
-    the first time costs a page fault each 4 KiB otherwise: 190 ms for 134 MB from `torch.empty`, 22 ms like this.
+    NumPy asks Linux for huge pages from 4 MiB on; elsewhere this is merely an aligned array. Fresh memory costs a page
+    fault for each page that is touched first: 190 ms for 134 MB of small pages, 22 ms for huge ones.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     border = HUGE_PAGE if size >= HUGE_PAGE else LINE
     raw = np.empty(size + border, np.uint8)
     start = -raw.ctypes.data % border
     return raw[start:start + size].view(dtype).reshape(shape)
+
+
+_gone: list[np.ndarray] = []  # memory of results that nobody holds any longer
+_gone_lock = threading.RLock()  # one thread may enter twice: memory can be given back while it is taken
+
+
+def _result(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """As `_empty`, for what is handed out; from a megabyte on in the memory of an earlier result, if it is gone.
+
+    Each step makes the same large results, and fresh memory would cost as much as a third of the kernel. At most KEPT
+    of them stay behind.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < 1 << 20:
+        return _empty(shape, dtype)
+    with _gone_lock:
+        found = next((i for i, memory in enumerate(_gone) if memory.nbytes == size), None)
+        memory = None if found is None else _gone.pop(found)
+    if memory is None:
+        memory = _empty((size,), np.uint8)
+    array = memory.view(dtype).reshape(shape)
+    weakref.finalize(array, _give_back, memory).atexit = False  # torch.from_numpy holds the array until the end
+    return array
+
+
+def _give_back(memory: np.ndarray) -> None:
+    with _gone_lock:
+        _gone.append(memory)
+        del _gone[:-KEPT]
 
 
 def _scratch(shape: tuple[int, ...], dtype: np.dtype, work: int) -> np.ndarray:
@@ -425,7 +457,7 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
     w, idx = _array(weight), _array(indices)
     xt = _panels(x, way.size, 0, w.dtype, work)[0]
     b = np.zeros(n_labels, w.dtype) if bias is None else _array(bias)
-    yt = _empty((n_labels, x.shape[0]), w.dtype)
+    yt = _result((n_labels, x.shape[0]), w.dtype)
     way.run("forward", lambda i: (xt, w, idx, b, yt), xt, w, work)
     return torch.from_numpy(yt).to(x.dtype).t()
 
@@ -440,7 +472,7 @@ def backward(
     work = 2 * n_labels * fan_in * x.shape[0]
     way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
     rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
-    dweight, dbias = _empty(w.shape, w.dtype), np.empty(n_labels, w.dtype)
+    dweight, dbias = _result(w.shape, w.dtype), np.empty(n_labels, w.dtype)
     way.run("backward", lambda i: (gt, rows[0], w, idx, rows[1 + i], dweight, dbias), rows[0], w, work)
     found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).to(weight.dtype),
              torch.from_numpy(dbias).to(weight.dtype))
