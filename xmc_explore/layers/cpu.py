@@ -92,10 +92,10 @@ def _by_label(x, weight, indices, fan_in, g, dx, dweight, n, more, like):
 
 
 @inline
-def _sort(weight, indices, fan_in, n, n_features, starts, row_of, slot_of, weight_of, w):
+def _sort(weight, indices, fan_in, n, n_features, starts, slots, weights):
     """The slots of n labels in the order of their features: those of feature j are starts[j]..starts[j + 1].
 
-    Of each: where its label's row of g begins, which slot it is, and its weight.
+    Of each: its label times 2^16, plus which slot of that label it is; and its weight.
     """
     for j in range(n_features + 1):
         put(starts, j, np.int32(0))
@@ -108,18 +108,17 @@ def _sort(weight, indices, fan_in, n, n_features, starts, row_of, slot_of, weigh
         put(starts, j, np.int32(end))
     k = n * fan_in
     for label in range(n - 1, -1, -1):  # backwards, so that the ends become the starts
-        for _ in range(fan_in):
+        for slot in range(fan_in - 1, -1, -1):
             k -= 1
             j = item(indices, k)
             place = np.int32(item(starts, j) - 1)
             put(starts, j, place)
-            put(row_of, place, np.int32(label * w))
-            put(slot_of, place, np.int32(k))
-            put(weight_of, place, item(weight, k))
+            put(slots, place, np.int32(label << 16 | slot))
+            put(weights, place, item(weight, k))
 
 
 @inline
-def _by_feature(x, n_features, starts, row_of, weight_of, g, dx, dsorted, more, like):
+def _by_feature(x, n_features, starts, slots, weights, g, dx, dsorted, more, like):
     """Gradients of the sorted weights (added to if `more`) and x, feature by feature."""
     w = width(like)
     for j in range(n_features):
@@ -128,18 +127,18 @@ def _by_feature(x, n_features, starts, row_of, weight_of, g, dx, dsorted, more, 
             continue
         x_row, dx_row = load(x, j * w, like), load(dx, j * w, like)
         while p + 4 <= end:
-            g0, g1 = load(g, item(row_of, p), like), load(g, item(row_of, p + 1), like)
-            g2, g3 = load(g, item(row_of, p + 2), like), load(g, item(row_of, p + 3), like)
-            dx_row = dx_row + splat(item(weight_of, p), like) * g0
-            dx_row = dx_row + splat(item(weight_of, p + 1), like) * g1
-            dx_row = dx_row + splat(item(weight_of, p + 2), like) * g2
-            dx_row = dx_row + splat(item(weight_of, p + 3), like) * g3
+            g0, g1 = load(g, (item(slots, p) >> 16) * w, like), load(g, (item(slots, p + 1) >> 16) * w, like)
+            g2, g3 = load(g, (item(slots, p + 2) >> 16) * w, like), load(g, (item(slots, p + 3) >> 16) * w, like)
+            dx_row = dx_row + splat(item(weights, p), like) * g0
+            dx_row = dx_row + splat(item(weights, p + 1), like) * g1
+            dx_row = dx_row + splat(item(weights, p + 2), like) * g2
+            dx_row = dx_row + splat(item(weights, p + 3), like) * g3
             found = totals(x_row * g0, x_row * g1, x_row * g2, x_row * g3)
             store(dsorted, p, found + load(dsorted, p, found) if more else found)
             p += 4
         while p < end:
-            g0 = load(g, item(row_of, p), like)
-            dx_row = dx_row + splat(item(weight_of, p), like) * g0
+            g0 = load(g, (item(slots, p) >> 16) * w, like)
+            dx_row = dx_row + splat(item(weights, p), like) * g0
             found = total(x_row * g0)
             put(dsorted, p, found + item(dsorted, p) if more else found)
             p += 1
@@ -147,9 +146,10 @@ def _by_feature(x, n_features, starts, row_of, weight_of, g, dx, dsorted, more, 
 
 
 @inline
-def _unsort(dsorted, slot_of, dweight, n):
-    for p in range(n):
-        put(dweight, item(slot_of, p), item(dsorted, p))
+def _unsort(dsorted, slots, fan_in, dweight, n):
+    for p in range(n * fan_in):
+        slot = item(slots, p)
+        put(dweight, (slot >> 16) * fan_in + (slot & 0xFFFF), item(dsorted, p))
 
 
 @inline
@@ -193,7 +193,7 @@ def _apply(kind, value, grad, first, second, n, h):
 
 def _scratch_sizes(size: int, block: int, panels: int, n_features: int, fan_in: int) -> tuple[int, int]:
     """How many floats and int32 the kernels below need to work on a block of labels."""
-    return (panels * block + 1) * size + 3 * block * fan_in, n_features + 1 + 2 * block * fan_in
+    return (panels * block + 1) * size + 3 * block * fan_in, n_features + 1 + block * fan_in
 
 
 @lru_cache
@@ -220,13 +220,13 @@ def _kernels(size: int, by_feature: bool):
         (panels, n_features, _), batch, fan_in = xt.shape, gt.shape[1], weight.shape[1]
         like = splat(xt.dtype.type(0), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
-        weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
-        starts, row_of, slot_of = at(ints, 0), at(ints, n_features + 1), at(ints, n_features + 1 + block * fan_in)
+        weights, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
+        starts, slots = at(ints, 0), at(ints, n_features + 1)
         for first in range(start, stop, block):
             labels = min(block, stop - first)
             w, idx = at(weight, first * fan_in), at(indices, first * fan_in)
             if by_feature:
-                _sort(w, idx, fan_in, labels, n_features, starts, row_of, slot_of, weight_of, size)
+                _sort(w, idx, fan_in, labels, n_features, starts, slots, weights)
             for label in range(labels):  # g into panels, each row of it at a go: that is how memory is fast
                 of_label = like
                 for p in range(panels):
@@ -238,13 +238,11 @@ def _kernels(size: int, by_feature: bool):
             for p in range(panels):
                 x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
                 if by_feature:
-                    _by_feature(x, n_features, starts, row_of, weight_of, part, dx, dsorted, p > 0, like)
+                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, like)
                 else:
-                    _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, like)
+                    _by_label(x, w, idx, fan_in, part, dx, at(dweight, first * fan_in), labels, p > 0, like)
             if by_feature:
-                _unsort(dsorted, slot_of, found, labels * fan_in)
-            for i in range(labels * fan_in):
-                put(at(dweight, first * fan_in), i, item(found, i))
+                _unsort(dsorted, slots, fan_in, at(dweight, first * fan_in), labels)
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def step(xt, weight, indices, bias, pair_labels, pair_rows, batch, hinge, scale, want_loss, kind, h, first_w,
@@ -253,14 +251,14 @@ def _kernels(size: int, by_feature: bool):
         zero, one = splat(np.float32(0), size), splat(np.float32(1), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
         spare = at(found, 3 * block * fan_in)
-        weight_of, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
-        starts, row_of, slot_of = at(ints, 0), at(ints, n_features + 1), at(ints, n_features + 1 + block * fan_in)
+        weights, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
+        starts, slots = at(ints, 0), at(ints, n_features + 1)
         pair = np.searchsorted(pair_labels, start)
         for first in range(start, stop, block):
             labels = min(block, stop - first)
             w, idx, b = at(weight, first * fan_in), at(indices, first * fan_in), at(bias, first)
             if by_feature:
-                _sort(w, idx, fan_in, labels, n_features, starts, row_of, slot_of, weight_of, size)
+                _sort(w, idx, fan_in, labels, n_features, starts, slots, weights)
             q = pair
             for p in range(panels):
                 n, q, losses = min(size, batch - p * size), pair, zero
@@ -297,12 +295,12 @@ def _kernels(size: int, by_feature: bool):
                     for i in range(n):
                         loss += item(spare, i)
                 if by_feature:
-                    _by_feature(x, n_features, starts, row_of, weight_of, part, dx, dsorted, p > 0, zero)
+                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, zero)
                 else:
                     _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, zero)
             pair = q
             if by_feature:
-                _unsort(dsorted, slot_of, found, labels * fan_in)
+                _unsort(dsorted, slots, fan_in, found, labels)
             _apply(kind, w, found, at(first_w, first * fan_in), at(second_w, first * fan_in), labels * fan_in, h)
             for label in range(labels):  # what was a weight's gradient is one of a bias
                 of_label = zero
