@@ -32,7 +32,23 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from .simd import at, exp, item, load, load_some, put, relu, splat, store, store_some, total, totals, width
+from .simd import (
+    at,
+    exp,
+    fence,
+    item,
+    load,
+    load_some,
+    put,
+    relu,
+    splat,
+    store,
+    store_some,
+    stream,
+    total,
+    totals,
+    width,
+)
 
 # Sums may be reordered (that is what vectorising a sum means); NaN and infinity keep their meaning.
 FAST_MATH = {"reassoc", "contract", "nsz"}
@@ -43,7 +59,8 @@ MIN_WORK = 2_000_000  # multiply-adds below which a second thread costs more tha
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 LINE = 64  # bytes of a line of the cache, and of the widest vector register
 KEPT = 2  # large results whose memory is kept for the next: y and the gradient of the weights
-BLOCK = 128  # labels whose g, 64 documents wide, is 32 KiB: in the first-level cache
+FAR = 1 << 26  # bytes from which y is written past the caches: it would not stay there anyway
+BLOCK = 256  # labels; each feature should meet several of them, and their g should not leave the second-level cache
 SORTED_SLOTS = 1 << 15  # of a block, at most
 NONE, SGD, MOMENTUM, ADAM = range(4)  # what a step does to the weights
 # A part of a kernel. Left as a call it would count references to its arrays, with two locked instructions each.
@@ -201,7 +218,7 @@ def _kernels(size: int, by_feature: bool):
     """forward, backward and step for panels of `size` documents; numba's cache tells them apart by the arguments."""
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def forward(xt, weight, indices, bias, yt, start, stop, block, floats, ints):
+    def forward(xt, weight, indices, bias, yt, far, start, stop, block, floats, ints):
         (panels, n_features, _), batch, fan_in = xt.shape, yt.shape[1], weight.shape[1]
         w, idx, b, y = at(weight, 0), at(indices, 0), at(bias, 0), at(yt, 0)
         like = splat(xt.dtype.type(0), size)
@@ -210,10 +227,13 @@ def _kernels(size: int, by_feature: bool):
                 x, n = at(xt, p * n_features * size), batch - p * size
                 for label in range(first, min(first + block, stop)):
                     z = _score(x, w, idx, b, fan_in, label, like)
-                    if n >= size:
-                        store(y, label * batch + p * size, z)
-                    else:
+                    if n < size:
                         store_some(y, label * batch + p * size, n, z)
+                    elif far:
+                        stream(y, label * batch + p * size, z)
+                    else:
+                        store(y, label * batch + p * size, z)
+        fence()
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def backward(gt, xt, weight, indices, dxt, dweight, dbias, start, stop, block, floats, ints):
@@ -456,7 +476,8 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
     xt = _panels(x, way.size, 0, w.dtype, work)[0]
     b = np.zeros(n_labels, w.dtype) if bias is None else _array(bias)
     yt = _result((n_labels, x.shape[0]), w.dtype)
-    way.run("forward", lambda i: (xt, w, idx, b, yt), xt, w, work)
+    far = yt.nbytes >= FAR and yt.strides[0] % LINE == 0
+    way.run("forward", lambda i: (xt, w, idx, b, yt, far), xt, w, work)
     return torch.from_numpy(yt).to(x.dtype).t()
 
 

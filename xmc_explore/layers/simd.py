@@ -128,6 +128,34 @@ def store(typing, memory, position, vector):
     return types.void(memory, position, vector), generate
 
 
+@intrinsic
+def stream(typing, memory, position, vector):
+    """`store` past the caches: a plain store first fetches what it overwrites. The address is a multiple of 64 bytes.
+
+    Other threads see it after a `fence()`.
+    """
+
+    def generate(context, builder, signature, args):
+        place = builder.bitcast(_address(context, builder, signature, args), vector.ir.as_pointer())
+        written = builder.store(args[2], place)
+        written.align = 64
+        written.set_metadata("nontemporal", builder.module.add_metadata([INT32(1)]))
+        return context.get_dummy_value()
+
+    return types.void(memory, position, vector), generate
+
+
+@intrinsic
+def fence(typing):
+    """What was written before it, other threads see after it."""
+
+    def generate(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def _masked(context, builder, signature, args, vector: Vector, written=None):
     """Load, or store `written`, the first n numbers of a Vector; n is the third argument."""
     lanes = ir.VectorType(INT32, vector.width)
