@@ -88,6 +88,17 @@ def test_kernels_equal_the_reference(shape, dtype, index):
         close(found, want, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("batch", [1, 5, 70, 128])
+def test_the_gradient_may_come_in_any_layout(batch):
+    x, weight, indices, _ = make(batch, 31, 150, 9)
+    whole = torch.randn(2, 151, 3, batch + 5)
+    for grad in (whole[0, 1:, 0, :batch].t(), whole[:, :150, :1, 2].reshape(2, 150)[:1].expand(batch, 150),
+                 torch.randn(batch, 150), torch.randn(batch, 300)[:, ::2], torch.ones(()).expand(batch, 150)):
+        expected = reference.backward(grad.double(), x.double(), weight.double(), indices, (True, True, True))
+        for found, want in zip(cpu.backward(grad, x, weight, indices, (True, True, True)), expected, strict=True):
+            close(found, want, 1e-5)
+
+
 @pytest.mark.parametrize("batch", [5, 70])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads(monkeypatch, batch, threads):
@@ -149,7 +160,7 @@ def step(loss, kind, shape, *, bias=True, index=torch.int16):
         optimizer = torch.optim.SGD(parameters, **options)
     elif kind == "adam":
         options |= {"betas": (0.8, 0.95), "eps": 1e-3}  # a tiny eps lets the rounding of a zero gradient move a weight
-        optimizer, state = torch.optim.AdamW(parameters, **options), zeros + [z.clone() for z in zeros]
+        optimizer, state = torch.optim.AdamW(parameters, **options), [t for z in zeros for t in (z, z.clone())]
     for n in range(1, 4):
         x = x + 0.1
         wide_x = x.double().requires_grad_()

@@ -170,6 +170,24 @@ def _unsort(dsorted, slots, fan_in, dweight, n):
 
 
 @inline
+def _to_panels(grad, doc, row, batch, panels, n, g, step, like):
+    """Gradients of logits of n labels into panels `step` apart; documents are `doc` numbers apart, labels `row`."""
+    w = width(like)
+    if doc == 1:  # label-major, as y is: each label's row at a go, in the order of memory
+        for label in range(n):
+            for p in range(panels):
+                place, left = at(grad, label * row + p * w), batch - p * w
+                store(g, p * step + label * w, load(place, 0, like) if left >= w else load_some(place, 0, left, like))
+        return
+    for label in range(n):
+        store(g, (panels - 1) * step + label * w, like)  # what is beyond the last document is zero
+    for first in range(0, n, 64):  # 64 rows of a panel stay in the cache while they are filled column by column
+        for b in range(batch):
+            for label in range(first, min(first + 64, n)):
+                put(g, b // w * step + label * w + b % w, item(grad, b * doc + label * row))
+
+
+@inline
 def _log1p(e):
     """log(1 + e) of each number in 0..1, small ones to full precision: 2 atanh(e / (2 + e)) as a series."""
     s = e / (splat(np.float32(2), e) + e)  # at most 1/3
@@ -236,8 +254,8 @@ def _kernels(size: int, by_feature: bool):
         fence()
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
-    def backward(gt, xt, weight, indices, dxt, dweight, dbias, start, stop, block, floats, ints):
-        (panels, n_features, _), batch, fan_in = xt.shape, gt.shape[1], weight.shape[1]
+    def backward(grad, doc, row, batch, xt, weight, indices, dxt, dweight, dbias, start, stop, block, floats, ints):
+        (panels, n_features, _), fan_in = xt.shape, weight.shape[1]
         like = splat(xt.dtype.type(0), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
         weights, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
@@ -247,13 +265,11 @@ def _kernels(size: int, by_feature: bool):
             w, idx = at(weight, first * fan_in), at(indices, first * fan_in)
             if by_feature:
                 _sort(w, idx, fan_in, labels, n_features, starts, slots, weights)
-            for label in range(labels):  # g into panels, each row of it at a go: that is how memory is fast
+            _to_panels(at(grad, first * row), doc, row, batch, panels, labels, g, block * size, like)
+            for label in range(labels):
                 of_label = like
                 for p in range(panels):
-                    place, n = at(gt, (first + label) * batch + p * size), batch - p * size
-                    row = load(place, 0, like) if n >= size else load_some(place, 0, n, like)
-                    store(g, (p * block + label) * size, row)
-                    of_label = of_label + row
+                    of_label = of_label + load(g, (p * block + label) * size, like)
                 dbias[first + label] = total(of_label)
             for p in range(panels):
                 x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
@@ -266,7 +282,7 @@ def _kernels(size: int, by_feature: bool):
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def step(xt, weight, indices, bias, pair_labels, pair_rows, batch, hinge, scale, want_loss, kind, h, first_w,
-             first_b, second_w, second_b, dxt, start, stop, block, floats, ints):
+             second_w, first_b, second_b, dxt, start, stop, block, floats, ints):
         (panels, n_features, _), fan_in, loss = xt.shape, weight.shape[1], 0.0
         zero, one = splat(np.float32(0), size), splat(np.float32(1), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
@@ -443,10 +459,14 @@ def _scratch(shape: tuple[int, ...], dtype: np.dtype, work: int) -> np.ndarray:
     return array
 
 
-def _array(t: Tensor) -> np.ndarray:
-    """The tensor's memory as a NumPy array, half types widened to float32 (which copies)."""
+def _widened(t: Tensor) -> Tensor:
+    """Half types as float32, which copies; others as they are."""
     t = t.detach()
-    return (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).contiguous().numpy()
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def _array(t: Tensor) -> np.ndarray:
+    return _widened(t).contiguous().numpy()
 
 
 def _panels(x: Tensor, size: int, more: int, dtype: np.dtype, work: int) -> np.ndarray:
@@ -487,12 +507,17 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of x [B, D], weight [L, K] and bias [L] from grad [B, L]; `needs` says which to hand back."""
     n_labels, fan_in = weight.shape
-    gt, w, idx = _array(grad.t()), _array(weight), _array(indices)
+    w, idx, grad = _array(weight), _array(indices), _widened(grad)
     work = 2 * n_labels * fan_in * x.shape[0]
     way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
     rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
     dweight, dbias = _result(w.shape, w.dtype), np.empty(n_labels, w.dtype)
-    way.run("backward", lambda i: (gt, rows[0], w, idx, rows[1 + i], dweight, dbias), rows[0], w, work)
+    # The gradient comes in any layout, [L, B] and [B, L] the most common: as a line of memory and two strides.
+    span = sum((n - 1) * stride for n, stride in zip(grad.shape, grad.stride(), strict=True)) + 1 if grad.numel() else 0
+    line, (doc, row) = grad.as_strided((span,), (1,)).numpy(), grad.stride()
+    doc = 1 if len(x) == 1 else doc
+    way.run("backward", lambda i: (line, doc, row, len(x), rows[0], w, idx, rows[1 + i], dweight, dbias), rows[0], w,
+            work)
     found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).to(weight.dtype),
              torch.from_numpy(dbias).to(weight.dtype))
     return tuple(g if need else None for g, need in zip(found, needs, strict=True))
@@ -508,8 +533,9 @@ class Update(NamedTuple):
 
     kind "none": they are written to state = (dweight, dbias).
     kind "sgd": as torch.optim.SGD; with momentum, state = (its buffer for weight, for bias), zeros at the start.
-    kind "adam": as torch.optim.AdamW (decoupled weight decay); state = (first moment of weight, of bias, second moment
-    of weight, of bias), zeros at the start, and `step` counts from 1.
+    kind "adam": as torch.optim.AdamW (decoupled weight decay); state = (first and second moment of weight, first and
+    second of bias), zeros at the start, and `step` counts from 1.
+    Without a bias, what is said of it falls away.
     """
 
     kind: str
@@ -566,22 +592,21 @@ def fused_step(
     idx = _plain("indices", indices, (n_labels, fan_in), indices.dtype)
     labels, rows = (_plain(f"pairs[{i}]", t, tuple(pairs[0].shape), torch.int32) for i, t in enumerate(pairs))
     kind, numbers = _numbers(update)
-    shapes = [(n_labels, fan_in), (n_labels,)] * {NONE: 1, SGD: 0, MOMENTUM: 1, ADAM: 2}[kind]
-    if bias is None:
-        shapes = shapes[::2]
+    n_moments = {NONE: 1, SGD: 0, MOMENTUM: 1, ADAM: 2}[kind]
+    parameters = [tuple(weight.shape)] if bias is None else [tuple(weight.shape), (n_labels,)]
+    shapes = [shape for shape in parameters for _ in range(n_moments)]
     if len(update.state) != len(shapes):
         raise ValueError(f"fused_step: update.state must hold {len(shapes)} tensors for {update.kind!r}; got "
                          f"{len(update.state)}")
     state = [_plain(f"update.state[{i}]", t, shape, f32).reshape(-1)
              for i, (t, shape) in enumerate(zip(update.state, shapes, strict=True))]
-    if bias is None:
-        state = [array for found in state for array in (found, np.zeros(n_labels, np.float32))]
-    state += [np.empty(0, np.float32)] * (4 - len(state))
+    nothing = [np.empty(n_labels if bias is None else 0, np.float32) for _ in range(2)]
+    moments = [(state[n:n + n_moments] + nothing)[:2] for n in (0, n_moments)]  # first and second, of weight, of bias
 
     work = 3 * n_labels * fan_in * batch
     way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
     panels = _panels(x.detach().float(), way.size, parts(work), w.dtype, work)
-    values = way.run("step", lambda i: (panels[0], w, idx, b, labels, rows, batch, loss == "squared_hinge",
-                                        np.float32(scale), want_loss, kind, numbers, *state, panels[1 + i]),
-                     panels[0], w, work)
+    values = way.run("step", lambda i: (
+        panels[0], w, idx, b, labels, rows, batch, loss == "squared_hinge", np.float32(scale), want_loss, kind, numbers,
+        *moments[0], *moments[1], panels[1 + i]), panels[0], w, work)
     return _from_panels(panels[1:], batch), sum(values) * scale if want_loss else None
