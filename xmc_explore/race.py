@@ -295,7 +295,9 @@ class _Contestant:
         self.layer = peer.build(shape, device)
         self.parameters = list(self.layer.parameters())
         self.x = torch.randn(shape.batch, shape.width, generator=generator).to(device).requires_grad_(peer.trains)
-        self.grad = torch.randn(shape.batch, shape.n_labels, generator=generator).to(device)
+        with torch.no_grad():  # laid out in memory as the peer's own output is: that is how a loss hands it back
+            self.grad = torch.empty_like(self.layer(self.x))
+        self.grad.copy_(torch.randn(shape.batch, shape.n_labels, generator=generator))
         labels = torch.randint(shape.n_labels, (shape.batch, POSITIVES), generator=generator).to(device)
         self.positives = torch.arange(shape.batch, device=device).repeat_interleave(POSITIVES), labels.flatten()
         self.optimizer = torch.optim.Adam(self.parameters, fused=True) if peer.trains else None
