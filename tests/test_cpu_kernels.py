@@ -115,10 +115,11 @@ def test_any_way_through_is_right(monkeypatch, size, by_feature):
     test_kernels_equal_the_reference((70, 31, 200, 9), torch.float32, torch.int16)
 
 
-def test_by_label_for_few_documents_or_many_features_else_by_feature():
-    assert cpu._Way.best(64, 768, 10_000, 32).by_feature and cpu._Way.best(65, 384, 10_000, 8).by_feature
-    assert not cpu._Way.best(32, 768, 10_000, 32).by_feature
+def test_by_feature_for_many_documents_where_features_are_read_often():
+    assert cpu._Way.best(65, 768, 10_000, 32).by_feature and cpu._Way.best(256, 384, 10_000, 8).by_feature
+    assert not cpu._Way.best(64, 768, 10_000, 32).by_feature
     assert not cpu._Way.best(256, 100_000, 10_000, 4).by_feature and not cpu._Way.best(256, 768, 10, 32).by_feature
+    assert [cpu._Way.best(b, 768, 10_000, 32).size for b in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, cpu.WIDE]
 
 
 def test_the_values_of_a_nan_reach_their_documents_only():

@@ -6,7 +6,7 @@ gradient are [L, B]: label-major.
 
 **Backward.** Label by label (`_by_label`), the gradient of x is a load and a store for each multiply-add. Feature by
 feature (`_by_feature`) it is a sum in registers, and each row of g that is loaded serves both gradients; for this the
-slots of a block of labels are sorted by feature first, which pays from about 64 documents on.
+slots of a block of labels are sorted by feature first, which pays for more than 64 documents.
 
 **Threads** are ours, one contiguous range of labels each: numba releases the GIL, and unlike numba's own
 `parallel=True` this is safe when two Python threads (a notebook cell and a laboratory) call at the same time.
@@ -39,6 +39,7 @@ from .simd import (
     item,
     load,
     load_some,
+    prefetch,
     put,
     relu,
     splat,
@@ -59,7 +60,7 @@ MIN_WORK = 2_000_000  # multiply-adds below which a second thread costs more tha
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
 LINE = 64  # bytes of a line of the cache, and of the widest vector register
 KEPT = 2  # large results whose memory is kept for the next: y and the gradient of the weights
-FAR = 1 << 26  # bytes from which y is written past the caches: it would not stay there anyway
+FAR = 1 << 24  # bytes from which y is written past the caches: it would not stay there anyway
 BLOCK = 256  # labels; each feature should meet several of them, and their g should not leave the second-level cache
 SORTED_SLOTS = 1 << 15  # of a block, at most
 NONE, SGD, MOMENTUM, ADAM = range(4)  # what a step does to the weights
@@ -135,10 +136,15 @@ def _sort(weight, indices, fan_in, n, n_features, starts, slots, weights):
 
 
 @inline
-def _by_feature(x, n_features, starts, slots, weights, g, dx, dsorted, more, like):
-    """Gradients of the sorted weights (added to if `more`) and x, feature by feature."""
+def _by_feature(x, n_features, starts, slots, weights, g, dx, dsorted, more, soon, lines, like):
+    """Gradients of the sorted weights (added to if `more`) and x, feature by feature.
+
+    Meanwhile memory would idle: for each feature some `lines` are fetched from where is read `soon`.
+    """
     w = width(like)
     for j in range(n_features):
+        for line in range(j * lines, (j + 1) * lines):
+            prefetch(soon, line * 16)
         p, end = np.int64(item(starts, j)), np.int64(item(starts, j + 1))
         if p == end:
             continue
@@ -271,10 +277,15 @@ def _kernels(size: int, by_feature: bool):
                 for p in range(panels):
                     of_label = of_label + load(g, (p * block + label) * size, like)
                 dbias[first + label] = total(of_label)
+            # While one block is worked on, the next block's gradient can come from memory, if it is one piece of it.
+            soon, lines = at(grad, (first + block) * row), 0
+            if doc == 1 and row == batch:
+                lines = min(block, max(stop - first - block, 0)) * batch // 16 // panels // n_features + 1
             for p in range(panels):
                 x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
                 if by_feature:
-                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, like)
+                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0,
+                                at(soon, p * n_features * lines * 16), lines, like)
                 else:
                     _by_label(x, w, idx, fan_in, part, dx, at(dweight, first * fan_in), labels, p > 0, like)
             if by_feature:
@@ -331,7 +342,8 @@ def _kernels(size: int, by_feature: bool):
                     for i in range(n):
                         loss += item(spare, i)
                 if by_feature:
-                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, zero)
+                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, dx, 0,
+                                zero)
                 else:
                     _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, zero)
             pair = q
@@ -362,14 +374,14 @@ class _Way(NamedTuple):
     @classmethod
     def best(cls, batch: int, n_features: int, n_labels: int, fan_in: int) -> _Way:
         """The fastest, as measured; `n_labels` are those of one thread."""
-        block = max(1, min(BLOCK, SORTED_SLOTS // 4 // fan_in))
-        if batch > 32:
-            wide = block
-            while wide * fan_in < 4 * n_features and wide < 8 * BLOCK:
-                wide *= 2
-            if min(wide, n_labels) * fan_in >= 2 * n_features:  # else most features are read by no label, or one
-                return cls(WIDE, wide, True)
-        return cls(16 if batch <= 16 else 32, block, False)
+        size = 16 if batch <= 16 else min(32, WIDE) if batch <= 32 else WIDE
+        block = max(1, min(BLOCK, SORTED_SLOTS // fan_in))
+        while block * fan_in < 4 * n_features and block < 4 * BLOCK:
+            block *= 2
+        # Sorting pays from two wide panels on, if features are read by several labels of a block.
+        if batch > 64 and min(block, n_labels) * fan_in >= 2 * n_features:
+            return cls(size, block, True)
+        return cls(size, max(1, min(BLOCK // 4, SORTED_SLOTS // 4 // fan_in)), False)
 
     def run(self, kernel: str, args: Callable[[int], tuple], x: np.ndarray, weight: np.ndarray, work: int) -> list:
         """Call a kernel in threads, with args(thread) and what it needs to work on a block; x is [panels, D, size]."""

@@ -129,6 +129,20 @@ def store(typing, memory, position, vector):
 
 
 @intrinsic
+def prefetch(typing, memory, position):
+    """Ask for a line of memory to be in the second-level cache soon. Any address will do."""
+
+    def generate(context, builder, signature, args):
+        place = builder.bitcast(_address(context, builder, signature, args), ir.IntType(8).as_pointer())
+        ask = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.VoidType(), [place.type, INT32, INT32, INT32]), "llvm.prefetch.p0")
+        builder.call(ask, [place, INT32(0), INT32(2), INT32(1)])  # to read, kept in all but the first level, data
+        return context.get_dummy_value()
+
+    return types.void(memory, position), generate
+
+
+@intrinsic
 def stream(typing, memory, position, vector):
     """`store` past the caches: a plain store first fetches what it overwrites. The address is a multiple of 64 bytes.
 
