@@ -372,8 +372,8 @@ class _Way(NamedTuple):
     by_feature: bool
 
     @classmethod
-    def best(cls, batch: int, n_features: int, n_labels: int, fan_in: int) -> _Way:
-        """The fastest, as measured; `n_labels` are those of one thread."""
+    def best(cls, batch: int, n_features: int, n_labels: int, fan_in: int, widest: int = WIDE) -> _Way:
+        """The fastest, as measured; `n_labels` are those of one thread, `widest` limits panels that go by label."""
         size = 16 if batch <= 16 else min(32, WIDE) if batch <= 32 else WIDE
         block = max(1, min(BLOCK, SORTED_SLOTS // fan_in))
         while block * fan_in < 4 * n_features and block < 4 * BLOCK:
@@ -381,7 +381,7 @@ class _Way(NamedTuple):
         # Sorting pays from two wide panels on, if features are read by several labels of a block.
         if batch > 64 and min(block, n_labels) * fan_in >= 2 * n_features:
             return cls(size, block, True)
-        return cls(size, max(1, min(BLOCK // 4, SORTED_SLOTS // 4 // fan_in)), False)
+        return cls(min(size, widest), max(1, min(BLOCK // 4, SORTED_SLOTS // 4 // fan_in)), False)
 
     def run(self, kernel: str, args: Callable[[int], tuple], x: np.ndarray, weight: np.ndarray, work: int) -> list:
         """Call a kernel in threads, with args(thread) and what it needs to work on a block; x is [panels, D, size]."""
@@ -521,7 +521,8 @@ def backward(
     n_labels, fan_in = weight.shape
     w, idx, grad = _array(weight), _array(indices), _widened(grad)
     work = 2 * n_labels * fan_in * x.shape[0]
-    way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
+    # By label, x and its gradient are read at random: narrow panels of both stay nearer.
+    way = _Way.best(*x.shape, n_labels // parts(work), fan_in, widest=32)
     rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
     dweight, dbias = _result(w.shape, w.dtype), np.empty(n_labels, w.dtype)
     # The gradient comes in any layout, [L, B] and [B, L] the most common: as a line of memory and two strides.
