@@ -111,7 +111,7 @@ def test_any_number_of_threads(monkeypatch, batch, threads):
 @pytest.mark.parametrize("by_feature", [True, False])
 def test_any_way_through_is_right(monkeypatch, size, by_feature):
     """Also the ways that this machine would not take: panels are narrower where registers are."""
-    monkeypatch.setattr(cpu._Way, "best", lambda *_: cpu._Way(size, 24, by_feature))
+    monkeypatch.setattr(cpu._Way, "best", lambda *_, **__: cpu._Way(size, 24, by_feature))
     test_kernels_equal_the_reference((70, 31, 200, 9), torch.float32, torch.int16)
 
 

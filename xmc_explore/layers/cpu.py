@@ -43,6 +43,7 @@ from .simd import (
     put,
     relu,
     splat,
+    sqrt,
     store,
     store_some,
     stream,
@@ -69,6 +70,21 @@ inline = njit(nogil=True, fastmath=FAST_MATH, forceinline=True)
 
 
 # --- parts: one panel of documents, the labels start..stop; all memory by pointers ---------------------------------
+
+
+@inline
+def _get(memory, position, n, like):
+    """A Vector of n numbers, or as many as it holds."""
+    return load(memory, position, like) if n >= width(like) else load_some(memory, position, n, like)
+
+
+@inline
+def _set(memory, position, n, vector):
+    """Write n numbers of a Vector, or as many as it holds."""
+    if n >= width(vector):
+        store(memory, position, vector)
+    else:
+        store_some(memory, position, n, vector)
 
 
 @inline
@@ -183,7 +199,7 @@ def _to_panels(grad, doc, row, batch, panels, n, g, step, like):
         for label in range(n):
             for p in range(panels):
                 place, left = at(grad, label * row + p * w), batch - p * w
-                store(g, p * step + label * w, load(place, 0, like) if left >= w else load_some(place, 0, left, like))
+                store(g, p * step + label * w, _get(place, 0, left, like))
         return
     for label in range(n):
         store(g, (panels - 1) * step + label * w, like)  # what is beyond the last document is zero
@@ -207,26 +223,25 @@ def _log1p(e):
 @inline
 def _apply(kind, value, grad, first, second, n, h):
     """Bring n numbers up to date from their gradients; first and second are their moments, h is from `_numbers`."""
-    rate, decay, a, b, c, d, eps = h
-    if kind == NONE:
-        for i in range(n):
-            put(first, i, item(grad, i))
-    elif kind == SGD:
-        for i in range(n):
-            put(value, i, item(value, i) - rate * (item(grad, i) + decay * item(value, i)))
-    elif kind == MOMENTUM:
-        for i in range(n):
-            m = a * item(first, i) + (item(grad, i) + decay * item(value, i))
-            put(first, i, m)
-            put(value, i, item(value, i) - rate * m)
-    else:
-        for i in range(n):
-            g = item(grad, i)
-            m = item(first, i) + a * (g - item(first, i))
-            s = b * item(second, i) + c * g * g
-            put(first, i, m)
-            put(second, i, s)
-            put(value, i, decay * item(value, i) - rate * m / (np.sqrt(s) * d + eps))
+    like = splat(h[0], 16)
+    rate, decay, a, b = like, splat(h[1], like), splat(h[2], like), splat(h[3], like)
+    c, d, eps = splat(h[4], like), splat(h[5], like), splat(h[6], like)
+    for i in range(0, n, 16):
+        v, g = _get(value, i, n - i, like), _get(grad, i, n - i, like)
+        if kind == NONE:
+            _set(first, i, n - i, g)
+        elif kind == SGD:
+            _set(value, i, n - i, v - rate * (g + decay * v))
+        elif kind == MOMENTUM:
+            m = a * _get(first, i, n - i, like) + (g + decay * v)
+            _set(first, i, n - i, m)
+            _set(value, i, n - i, v - rate * m)
+        else:
+            m, s = _get(first, i, n - i, like), _get(second, i, n - i, like)
+            m, s = m + a * (g - m), b * s + c * g * g
+            _set(first, i, n - i, m)
+            _set(second, i, n - i, s)
+            _set(value, i, n - i, decay * v - rate * m / (sqrt(s) * d + eps))
 
 
 # --- kernels: the labels start..stop of one thread -----------------------------------------------------------------
@@ -251,12 +266,10 @@ def _kernels(size: int, by_feature: bool):
                 x, n = at(xt, p * n_features * size), batch - p * size
                 for label in range(first, min(first + block, stop)):
                     z = _score(x, w, idx, b, fan_in, label, like)
-                    if n < size:
-                        store_some(y, label * batch + p * size, n, z)
-                    elif far:
+                    if far and n >= size:
                         stream(y, label * batch + p * size, z)
                     else:
-                        store(y, label * batch + p * size, z)
+                        _set(y, label * batch + p * size, n, z)
         fence()
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)

@@ -280,6 +280,18 @@ def relu(typing, vector):
 
 
 @intrinsic
+def sqrt(typing, vector):
+    """The square root of each number."""
+
+    def generate(context, builder, signature, args):
+        root = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector.ir, [vector.ir]),
+                                              f"llvm.sqrt.v{vector.width}f{vector.dtype.bitwidth}")
+        return builder.call(root, args)
+
+    return vector(vector), generate
+
+
+@intrinsic
 def exp(typing, vector):
     """e^x of each float32, to about 1e-7 of itself; between e^-87 and e^88 in size; NaN stays NaN.
 
