@@ -117,7 +117,7 @@ def test_any_way_through_is_right(monkeypatch, size, by_feature):
 
 def test_by_feature_for_many_documents_where_features_are_read_often():
     assert cpu._Way.best(65, 768, 10_000, 32).by_feature and cpu._Way.best(256, 384, 10_000, 8).by_feature
-    assert not cpu._Way.best(64, 768, 10_000, 32).by_feature
+    assert not cpu._Way.best(64, 768, 10_000, 32).by_feature and not cpu._Way.best(256, 70_000, 9, 70_000).by_feature
     assert not cpu._Way.best(256, 100_000, 10_000, 4).by_feature and not cpu._Way.best(256, 768, 10, 32).by_feature
     assert [cpu._Way.best(b, 768, 10_000, 32).size for b in (1, 16, 17, 32, 33)] == [16, 16, 32, 32, cpu.WIDE]
 
@@ -217,17 +217,29 @@ def test_loss_of_confident_labels_keeps_its_digits():
     assert math.isclose(value, 100_000 * math.log1p(math.exp(-14)), rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("loss", cpu.LOSSES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_step_with_numbers_that_are_not_finite(bad):
+def test_step_with_numbers_that_are_not_finite(bad, loss):
     """They show in the loss, in the gradient of x where they were, and in no other document's."""
     x, weight, indices, bias = make(20, 12, 50, 3)
     x[1] = bad
-    none = torch.empty(0, dtype=torch.int32)
-    dx, value = cpu.fused_step(x, weight, indices, bias, (none, none), loss="bce", scale=1.0, want_loss=True,
+    pairs = torch.arange(50, dtype=torch.int32), torch.ones(50, dtype=torch.int32)  # the bad one carries every label
+    dx, value = cpu.fused_step(x, weight, indices, bias, pairs, loss=loss, scale=1.0, want_loss=True,
                                update=cpu.Update("none", state=(torch.empty_like(weight), torch.empty_like(bias))))
     assert not math.isfinite(value) and dx[[0, *range(2, 20)]].isfinite().all()
     if math.isnan(bad):
-        assert dx[1].isnan().any()
+        assert dx[1].isnan().all()
+
+
+def test_step_is_seen_by_autograd():
+    x, weight, indices, bias = make(4, 8, 10, 3)
+    weight.requires_grad_()
+    later = (weight * weight).sum()
+    none = torch.empty(0, dtype=torch.int32)
+    cpu.fused_step(x, weight, indices, bias, (none, none), loss="bce", scale=1.0, want_loss=False,
+                   update=cpu.Update("sgd", lr=0.1))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        later.backward()
 
 
 def test_step_with_no_documents_leaves_the_gradient_zero():

@@ -344,8 +344,9 @@ def _kernels(size: int, by_feature: bool):
                             if 0 <= i and i < n:
                                 positive = item(spare, i)
                                 if hinge:
-                                    put(row, i, -(scale + scale) * max(1 - positive, np.float32(0)))
-                                    loss += max(1 - positive, 0.0) ** 2 - max(1 + positive, 0.0) ** 2
+                                    below = np.float32(0) if positive >= 1 else 1 - positive  # NaN stays NaN
+                                    put(row, i, -(scale + scale) * below)
+                                    loss += below ** 2 - max(1 + positive, 0.0) ** 2
                                 else:
                                     put(row, i, item(row, i) - scale)
                                     loss -= positive
@@ -355,8 +356,7 @@ def _kernels(size: int, by_feature: bool):
                     for i in range(n):
                         loss += item(spare, i)
                 if by_feature:
-                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, dx, 0,
-                                zero)
+                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, dx, 0, zero)
                 else:
                     _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, zero)
             pair = q
@@ -391,8 +391,8 @@ class _Way(NamedTuple):
         block = max(1, min(BLOCK, SORTED_SLOTS // fan_in))
         while block * fan_in < 4 * n_features and block < 4 * BLOCK:
             block *= 2
-        # Sorting pays from two wide panels on, if features are read by several labels of a block.
-        if batch > 64 and min(block, n_labels) * fan_in >= 2 * n_features:
+        # Sorting has 16 bits for k. It pays from two wide panels on, if several labels of a block read a feature.
+        if batch > 64 and min(block, n_labels) * fan_in >= 2 * n_features and fan_in < 1 << 16:
             return cls(size, block, True)
         return cls(min(size, widest), max(1, min(BLOCK // 4, SORTED_SLOTS // 4 // fan_in)), False)
 
@@ -635,4 +635,6 @@ def fused_step(
     values = way.run("step", lambda i: (
         panels[0], w, idx, b, labels, rows, batch, loss == "squared_hinge", np.float32(scale), want_loss, kind, numbers,
         *moments[0], *moments[1], panels[1 + i]), panels[0], w, work)
+    for t in (weight, *update.state) if bias is None else (weight, bias, *update.state):
+        torch.autograd.graph.increment_version(t)  # written to behind PyTorch's back
     return _from_panels(panels[1:], batch), sum(values) * scale if want_loss else None
