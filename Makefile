@@ -65,7 +65,9 @@ browser: setup  ## see to a browser for the tests of the laboratory
 
 bench: setup  ## time the layer, compare the methods; prints tables
 	$(BIN)/python -m benchmarks.layer
+	$(BIN)/python -m benchmarks.three_million
 	$(BIN)/python -m benchmarks.methods
+	$(BIN)/python -m benchmarks.claims
 
 render: setup  ## run every notebook, leave notebook and page in rendered/ (RENDER_ARGS="00 -p steps 50" for some)
 	$(BIN)/python notebooks/render.py $(RENDER_ARGS)

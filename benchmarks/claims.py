@@ -91,7 +91,7 @@ def run(what: Setting, seed: int, corpus: Any, steps: int | None) -> dict[str, A
 
 
 def _churn(trace: xe.Trace) -> dict[str, float]:
-    """Share of the connections of the first frame that are gone at the end, by bin; NaN where nothing is sparse."""
+    """Moves per 100 slots in the whole run, by bin; NaN where nothing is sparse."""
     if not trace.frames:
         return {f"replaced/{name}": math.nan for name in ("head", "torso", "tail")}
     bins = trace.bins()
@@ -205,10 +205,10 @@ CLAIMS = (
           "P@1 recovers, the tail does not: dense still finds more tail labels than SET + auxiliary",
           (("recall@5 of the tail, dense less SET + auxiliary", gap("recall@5/tail", "dense", AUX)),)),
     Claim("tail-churn", "ours", "Connections of tail labels are replaced more often than those of head labels",
-          (("replaced in the whole run, tail less head, % of the slots",
+          (("moves per 100 slots in the whole run, tail less head",
             less(value(SET, "replaced/tail"), value(SET, "replaced/head"))),)),
     Claim("interval-tail", "ours", "A more frequent rewire moves tail connections most",
-          (("growth of tail less head when rewiring every 25 instead of 200 steps, % of the slots",
+          (("moves per 100 slots, every 25 steps less every 200: tail less head",
             less(gap("replaced/tail", "SET [rewire_interval=25]", "SET [rewire_interval=200]"),
                  gap("replaced/head", "SET [rewire_interval=25]", "SET [rewire_interval=200]"))),)),
     Claim("prior-instead", "ours",

@@ -34,6 +34,8 @@ _HOME = {
     "claims": None,
     "doctor": None,
     "exercises": None,
+    "race": None,
+    "demos": None,
 }
 __all__ = list(_HOME)
 

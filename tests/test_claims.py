@@ -1,0 +1,104 @@
+"""The table of claims: intervals, verdicts, and what a student is told."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import xmc_explore as xe
+from benchmarks import claims as bench
+from xmc_explore import claims
+
+CLAIM = {"source": "Fig 1", "claim": "a is larger", "difference": "a less b", "unit": "points", "seeds": 5,
+         "verdict": "reproduced", "mean": 1.0, "low": 0.5, "high": 1.5, "one_low": -0.2, "one_high": 2.2}
+
+
+@pytest.fixture
+def table(monkeypatch):
+    monkeypatch.setattr(claims, "known", lambda: {"larger": CLAIM, "ours": CLAIM | {"source": "ours"}})
+
+
+def test_an_interval_is_students():
+    values = np.random.default_rng(0).normal(2, 1, 6)
+    mean, low, high = bench.interval(values)
+    expected = stats.t.interval(0.95, 5, loc=values.mean(), scale=stats.sem(values))
+    assert (low, high) == pytest.approx(expected) and mean == pytest.approx(values.mean())
+    one_low, one_high = bench.one_run(values)
+    assert one_low < low < high < one_high
+
+
+def test_one_run_falls_into_its_range_19_times_of_20():
+    rng = np.random.default_rng(1)
+    inside = 0
+    for _ in range(2000):
+        values = rng.normal(0, 1, 6)
+        low, high = bench.one_run(values[:5])
+        inside += low <= values[5] <= high
+    assert 0.93 < inside / 2000 < 0.97
+
+
+@pytest.mark.parametrize(("spans", "said"), [
+    ([(1, 0.5, 1.5)], "reproduced"), ([(1, -0.5, 2.5)], "not at this scale"), ([(-1, -1.5, -0.5)], "opposite"),
+    ([(1, 0.5, 1.5), (0.1, -1, 1.2)], "not at this scale"), ([(1, 0.5, 1.5), (-1, -2, -0.1)], "opposite")])
+def test_a_verdict_follows_from_the_intervals(spans, said):
+    assert bench.verdict(spans) == said
+
+
+def test_every_claim_rests_on_settings_that_are_run():
+    names = {s.name for s in bench.settings()}
+    asked: set[str] = set()
+
+    class Rows:
+        """Stands for the table of runs and notes which settings a claim asks for."""
+
+        def __getitem__(self, key):
+            if isinstance(key, str):
+                return self
+            return pd.DataFrame({"seed": [0], **{m: [1.0] for m in (*bench.METRICS, "early gradient norm",
+                                                                    "replaced/head", "replaced/tail")}})
+
+        def __eq__(self, name):
+            asked.add(name)
+            return True
+
+    for claim in bench.CLAIMS:
+        for _, of in claim.differences:
+            of(Rows())
+    assert asked <= names, asked - names
+    assert len({c.key for c in bench.CLAIMS}) == len(bench.CLAIMS)
+
+
+def test_a_student_is_told_what_the_numbers_say(table):
+    verdicts = xe.claims.paper_says({"larger": 0.7, "ours": -3.0})
+    first, second = verdicts.rows
+    assert first["you"] == "+0.70 points"
+    assert first["verdict"] == "Your run agrees. Over all seeds the claim holds here."
+    assert second["verdict"].startswith("Your run does not show it. It lies outside")
+    page = verdicts._repr_html_()
+    assert page.count("<tr>") == 3 and "a is larger (Fig 1)" in page and "a is larger (Fig 1)" in repr(verdicts)
+    assert "Nothing was measured" in xe.claims.paper_says({"larger": float("nan")}).rows[0]["verdict"]
+
+
+def test_unknown_claims_are_refused(table):
+    with pytest.raises(KeyError, match="did you mean 'larger'"):
+        xe.claims.paper_says({"largr": 1.0})
+    with pytest.raises(ValueError, match="larger, ours"):
+        xe.claims.paper_says({})
+
+
+def test_what_is_committed_agrees_with_the_runs():
+    if not bench.RUNS.exists():
+        pytest.fail("benchmarks/results/claims_runs.csv is missing: python -m benchmarks.claims")
+    stored = json.loads(claims.FILE.read_text(encoding="utf-8"))
+    again = bench.for_notebooks(bench.known())
+    assert stored.keys() == again.keys()
+    for key, claim in stored.items():
+        assert claim["verdict"] == again[key]["verdict"] and claim["seeds"] >= 5
+        assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
+    report = (bench.RESULTS / "claims.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"\| (?:reproduced|opposite|not at this scale) \|", report)) == len(stored)

@@ -1,0 +1,32 @@
+"""The demonstration of many labels, with few: what it says is what it did."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import xmc_explore as xe
+
+
+@pytest.mark.parametrize(("optimizer", "copies"), [("sgd", 1), ("adam", 3)])
+def test_a_small_head_learns_and_its_bytes_are_counted(optimizer, copies):
+    found = xe.demos.three_million_labels(9, optimizer, n_labels=3001, width=64, fan_in=8, batch=16, progress=False)
+    assert len(found.seconds) == 8 and min(found.seconds) > 0
+    assert set(found.losses) == {0, 8} and found.losses[8] < found.losses[0]
+    assert found.layer_bytes == 3001 * (copies * 4 * (8 + 1) + 2 * 8)
+    assert found.dense_bytes == 3001 * 65 * 16
+    assert found.resident > found.layer_bytes
+    assert "3,001 labels, every one scored" in str(found)
+
+
+def test_bytes_a_label_are_those_of_the_ledger():
+    found = xe.demos.three_million_labels(2, "adam", n_labels=3001, width=64, fan_in=8, batch=4, progress=False)
+    predicted = xe.memory.predicted("sparse", 64, 3001, 8) - 3001 * 9 * 4  # no gradient is kept
+    assert found.layer_bytes == pytest.approx(predicted, rel=0.1)
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "rmsprop"}, {"steps": 1}])
+def test_what_cannot_be_is_said(options):
+    with pytest.raises(ValueError, match="choose one of 'sgd', 'adam'|at least 2"):
+        xe.demos.three_million_labels(**options)
+    assert torch.is_grad_enabled()
