@@ -9,7 +9,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -23,7 +22,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FOLDERS = [".ci", "benchmarks", "data", "notebooks", "tests", "xmc_explore"]
 MADE = {"__pycache__", ".ipynb_checkpoints", "runs", "artefacts"}  # what running things leaves in them
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MODULES = sorted((ROOT / "xmc_explore").rglob("*.py"))
 
 
@@ -195,23 +193,3 @@ def test_public_names_load_on_first_use_and_no_others_exist():
         assert getattr(xe, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = xe.nonsense
-
-
-# --- notebooks ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
-def test_notebooks_are_thin_and_stored_bare(path):
-    assert re.fullmatch(r"\d\d(_[a-z0-9]+)+\.ipynb", path.name)
-    notebook = nbformat.read(path, as_version=4)
-    nbformat.validate(notebook)
-    assert notebook.metadata.kernelspec.name == "python3"  # the one kernel that every environment has
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.source for cell in code if cell.outputs or cell.execution_count] == [], "stored with outputs"
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
-    assert len(code) <= 25
-    assert [cell.source for cell in code if len(cell.source.splitlines()) > 20] == []
-    for cell in code:
-        if "exercise" not in cell.metadata.get("tags", []) and not cell.source.startswith("%"):
-            functions = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.FunctionDef)]
-            assert [f.name for f in functions if f.end_lineno - f.lineno >= 12] == [], "a function for the package"

@@ -1,0 +1,118 @@
+"""What every notebook keeps to: how it opens and ends, thin cells, live links, captions, words that are explained."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from xmc_explore import exercises as ex
+from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+sys.path.insert(0, str(FOLDER))
+import glossary  # noqa: E402
+
+MOST_CELLS, MOST_LINES = 25, 12
+ANSWERED_BY = {WriteFunction: "check", Prediction: "predict", Knob: "reach"}
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+
+def cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def tags(cell: nbformat.NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+@every_notebook
+def test_it_is_stored_bare_and_thin(path):
+    assert re.fullmatch(r"\d\d(_[a-z0-9]+)+\.ipynb", path.name)
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"  # the one kernel that every environment has
+    code = cells(path, "code")
+    assert [cell.source for cell in code if cell.outputs or cell.execution_count] == [], "stored with outputs"
+    assert sum("parameters" in tags(cell) for cell in code) == 1
+    assert len(code) <= MOST_CELLS
+    assert [cell.source for cell in code if len(cell.source.splitlines()) > MOST_LINES] == []
+    for cell in code:
+        if "exercise" not in tags(cell) and not cell.source.startswith("%"):
+            functions = [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.FunctionDef)]
+            assert [f.name for f in functions if f.end_lineno - f.lineno >= MOST_LINES] == [], "one for the package"
+
+
+@every_notebook
+def test_it_opens_and_ends_as_all_do(path):
+    first, *_, last = [cell.source for cell in cells(path, "markdown")]
+    assert first.startswith("# ")
+    for words in ("**You will be able to say**", "**Before you start**", "**Minutes**", "**Machine**"):
+        assert words in first
+    assert 15 <= int(re.search(r"\*\*Minutes\*\* \| (\d+)", first)[1]) <= 40
+    assert "Summary" in last and "**Three questions**" in last
+    assert re.findall(r"^(\d)\. ", last.split("**Three questions**")[1], re.M) == ["1", "2", "3"]
+    words = "\n".join(cell.source for cell in cells(path, "markdown"))
+    if not path.name.startswith("00"):  # it makes no claim of the paper's
+        assert re.search(r"^## .*The paper says, you measured", words, re.M)
+
+
+@every_notebook
+def test_figures_come_with_a_caption_and_nothing_is_drawn_by_hand(path):
+    """`xe.plots` and the widgets give a caption, a table and a static picture; a figure made here would have none."""
+    code = "\n".join(cell.source for cell in cells(path, "code"))
+    assert not re.search(r"\b(plotly|matplotlib|seaborn|bokeh|altair)\b", code)
+    assert code.count("xe.plots.") + code.count("xe.widgets.") + code.count("xe.Lab") >= 2
+
+
+@every_notebook
+def test_no_path_of_one_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"(?<![\w.])/(home|root|Users|work|tmp|mnt|opt)/|[A-Z]:\\\\", text)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *FOLDER.glob("*.md")], ids=lambda path: path.name)
+def test_links_inside_the_repository_are_alive(path):
+    text = ("\n".join(cell.source for cell in cells(path, "markdown")) if path.suffix == ".ipynb"
+            else path.read_text(encoding="utf-8"))
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?://|#|mailto:", link)]
+    assert [link for link in links if not (FOLDER / link.split("#")[0]).exists()] == []
+
+
+@every_notebook
+def test_words_are_explained_where_they_stand(path):
+    known = glossary.terms()
+    marked = 0
+    for cell in cells(path, "markdown"):
+        assert glossary.defined(cell.source, known) == cell.source, "run: python notebooks/glossary.py"
+        marked += len(glossary.MARKED.findall(cell.source))
+    assert marked >= 3
+
+
+def test_the_glossary_is_in_order_and_has_each_term_once():
+    known = list(glossary.terms())
+    assert known == sorted(known, key=str.casefold) and len({k.casefold() for k in known}) == len(known)
+
+
+@every_notebook
+def test_exercises_are_shown_and_then_asked(path):
+    code = cells(path, "code")
+    shown = [name for cell in code for name in re.findall(r'ex\.show\("(\w+)"\)', cell.source)]
+    asked = [name for cell in code for name in re.findall(r'ex\.(?:check|predict|reach)\("(\w+)"', cell.source)]
+    assert shown == asked
+    for name in shown:
+        exercise = ex.find(name)
+        assert exercise.notebook == path.name[:2]
+        assert any(f'ex.{ANSWERED_BY[type(exercise)]}("{name}"' in cell.source for cell in code)
+    for cell in code:
+        assert ("ex.check(" in cell.source) == ("exercise" in tags(cell))
+
+
+def test_every_exercise_stands_in_a_notebook():
+    code = "\n".join(cell.source for path in NOTEBOOKS for cell in cells(path, "code"))
+    assert [name for name in ex.all_exercises() if f'ex.show("{name}")' not in code] == []
