@@ -63,8 +63,8 @@ def test_conda_and_pip_ask_for_the_same():
     renamed = {"pytorch": "torch", "playwright-python": "playwright"}
     asked = {}
     for entry in conda + pip:
-        name, _, versions = entry.partition(" ")
-        asked[renamed.get(name, name)] = SpecifierSet(versions)
+        requirement = Requirement(entry)
+        asked[renamed.get(requirement.name, requirement.name)] = requirement.specifier
     assert asked.pop("python") == SpecifierSet(PROJECT["requires-python"])
     assert asked.pop("pip") == SpecifierSet()
     # Not `gpu`: conda-forge's CUDA builds of PyTorch bring Triton.
