@@ -37,6 +37,11 @@ def test_amazon_670k_as_published():
     (dict(output_lr=-1.0), "output_lr must be at least 0"),
     (dict(output_lr=float("nan")), "output_lr must be at least 0"),
     (dict(loss="cross_entropy"), "loss='cross_entropy'"),
+    (dict(loss_interval=5), "loss_interval=5 needs logits='chunked'"),
+    (dict(rounding="stochastic"), "rounding='stochastic' needs output_dtype='bfloat16'"),
+    (dict(output_dtype="bfloat16"), "output_dtype='bfloat16' needs output_update='in_place', output_optimizer='sgd'"),
+    (dict(output_dtype="float8_e4m3fn", output_update="in_place", output_optimizer="sgd"), "and momentum=0.0.*, 0.9"),
+    (dict(output_dtype="float16"), "output_dtype='float16'; choose one of"),
 ])
 def test_bad_values_are_named(options, words):
     with pytest.raises(ValueError, match=words):

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from corpus_for_tests import tiny_corpus
+from scipy.sparse import csr_array
 
 import xmc_explore as xe
 from xmc_explore.recipe import METHODS
@@ -83,6 +85,109 @@ def test_optimizers_and_autocast(optimizer, autocast):
                   output_lr=0.05, autocast=autocast, steps=30)
     _, loss = trace.history("main")
     assert loss[-5:].mean() < loss[:5].mean()
+
+
+# --- without logits, in place, in few bits
+
+IN_PLACE = dict(output_update="in_place")
+SGD = dict(output_optimizer="sgd", momentum=0.0, output_lr=0.1)
+LAYERS = {"sparse": {}, "dense": dict(output="dense"), "bottleneck": dict(output="bottleneck", bottleneck_width=7),
+          "intermediate": dict(intermediate=40), "static": dict(rewire_interval=0)}
+
+
+def first_steps(corpus, steps=3, **options):
+    """Losses, parameters and metrics after some steps, everything in float64."""
+    run = Run(corpus, xe.Recipe(**{**BAG, **options}), steps=100)
+    run._add_auxiliary()
+    run.model.double()
+    for documents in run.documents.values():
+        documents.matrix = documents.matrix.astype(np.float64)
+    losses = [run.step()["main"] for _ in range(steps)]
+    return run, losses, [p.detach().clone() for p in run.model.parameters()], run.evaluate()
+
+
+@pytest.mark.parametrize("optimizer", [{}, SGD, dict(output_optimizer="adam")])
+@pytest.mark.parametrize("loss", ["bce", "squared_hinge"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_without_logits_and_in_place_a_run_is_the_same_to_float64(layer, loss, optimizer):
+    corpus, options = tiny_corpus(), {"loss": loss, **LAYERS[layer], **optimizer}
+    _, losses, parameters, metrics = first_steps(corpus, **options)
+    for changed in (dict(logits="chunked"), IN_PLACE):
+        run, *found, measured = first_steps(corpus, **options, **changed)
+        torch.testing.assert_close(found[0], losses, rtol=1e-9, atol=0)
+        torch.testing.assert_close(found[1], parameters, rtol=1e-7, atol=1e-9)
+        assert measured == metrics
+        assert run.recipe.chunked
+
+
+@pytest.mark.parametrize("changed", [dict(logits="chunked"), IN_PLACE])
+@pytest.mark.parametrize("options", [{}, dict(output="dense", autocast="bfloat16"), SGD])
+def test_a_whole_run_without_logits_learns_as_the_plain_one_does(options, changed):
+    corpus, options = tiny_corpus(), {**BAG, **options}
+    plain, other = (xe.train(corpus, xe.Recipe(**options, **more), steps=60, progress=False) for more in ({}, changed))
+    theirs, ours = plain.history("main")[1], other.history("main")[1]
+    assert ours[-5:].mean() == pytest.approx(theirs[-5:].mean(), rel=0.02)
+    assert other.metrics("test")["P@1"] == pytest.approx(plain.metrics("test")["P@1"], abs=6)
+    assert other.frames == plain.frames
+
+
+def test_an_evaluation_in_chunks_leaves_out_what_is_excluded():
+    corpus = tiny_corpus(texts=False)
+    test = corpus.test
+    first = csr_array((np.ones(len(test)), (np.arange(len(test)), test.labels.indices[test.labels.indptr[:-1]])),
+                      shape=test.labels.shape)
+    corpus = replace(corpus, test=replace(test, excluded=first))
+    found = [Run(corpus, xe.Recipe(**FEATURES, logits=logits), steps=5).evaluate() for logits in ("plain", "chunked")]
+    assert found[0] == found[1]
+
+
+def test_rigl_sees_a_batch_without_logits():
+    corpus = tiny_corpus(texts=False)
+    runs = [Run(corpus, xe.Recipe(**FEATURES, growth_mode="gradient", aux_weight=0.0, **more), steps=40)
+            for more in ({}, dict(logits="chunked"), IN_PLACE)]
+    for run in runs:
+        for _ in range(10):
+            run.step()
+    grown = [dict(zip(run.trace.frames[1]["slots"].tolist(), run.trace.frames[1]["new"].tolist(), strict=True))
+             for run in runs]
+    assert grown[1] == grown[2]
+    # The plain path has the gradient before the step, the others after it: nearly the same connections grow.
+    same = sum(grown[1].get(slot) == new for slot, new in grown[0].items())
+    assert same > 0.8 * len(grown[0]) > 0
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize("layer", ["sparse", "dense", "bottleneck"])
+def test_weights_of_few_bits_train(layer, dtype, rounding):
+    options = {**BAG, **LAYERS[layer], **SGD, **IN_PLACE, "output_dtype": dtype, "rounding": rounding,
+               "output_lr": 1.0, "aux_weight": 0.4}
+    traces = [xe.train(tiny_corpus(), xe.Recipe(**options), steps=60, progress=False) for _ in range(2)]
+    losses = [trace.history("main")[1] for trace in traces]
+    assert losses[0][-5:].mean() < 0.9 * losses[0][:5].mean()
+    assert losses[0].tolist() == losses[1].tolist()  # chance comes from the seed
+    run = Run(tiny_corpus(), xe.Recipe(**options, growth_mode="gradient"), steps=20)
+    for _ in range(20):
+        run.step()
+    weight = run.model.label_layer.weight
+    assert weight.dtype == getattr(torch, dtype) and run.model.label_layer.bias.dtype == torch.float32
+    assert not run.optimizers[-1].state.get(weight)
+
+
+def test_the_loss_is_computed_as_often_as_asked_for_and_training_is_the_same():
+    options = {**BAG, "logits": "chunked"}
+    every, some = (xe.train(tiny_corpus(), xe.Recipe(**options, loss_interval=n), steps=25, progress=False)
+                   for n in (1, 10))
+    assert some.history("main")[0].tolist() == [1, 10, 20, 25] == some.history("loss")[0].tolist()
+    whole = every.history("main")[1]
+    assert some.history("main")[1].tolist() == whole[[0, 9, 19, 24]].tolist()
+    assert every.metrics("test") == some.metrics("test")
+
+
+def test_a_run_that_diverges_unseen_by_the_loss_stops_by_its_gradient():
+    with pytest.raises(TrainingError, match=r"(loss|gradient of the encoder) is (nan|inf) at step \d+: .*diverged"):
+        quick(tiny_corpus(), encoder="bag", hidden=32, output_optimizer="sgd", output_lr=1e30, loss_interval=1000,
+              lr_schedule="constant", steps=60, **IN_PLACE)
 
 
 def test_the_same_recipe_gives_the_same_run_bit_for_bit_and_leaves_the_global_random_state_alone():

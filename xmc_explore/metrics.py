@@ -119,20 +119,26 @@ class Evaluator:
         if len(scores) and not all(bool(edge.isfinite()) for edge in scores.aminmax()):
             raise ValueError(f"{int((~scores.isfinite()).sum())} of {scores.numel()} scores are NaN or infinite; for "
                              "labels that were not scored use update_topk, with index -1 in the empty places")
-        if excluded is None or not len(pairs := _pairs(excluded)):
-            return self.update_topk(scores.topk(self._max_k).indices, labels)
-        most = int(torch.bincount(pairs // self.n_labels).max())
-        indices = scores.topk(min(self._max_k + most, self.n_labels)).indices.cpu()
-        dropped = _isin(indices, pairs, self.n_labels)
-        kept_first = torch.argsort(dropped.byte(), dim=1, stable=True)
-        self.update_topk(indices.masked_fill(dropped, -1).gather(1, kept_first), labels)
+        self.update_topk(scores.topk(self.depth(excluded)).indices, labels, excluded)
 
-    def update_topk(self, indices: torch.Tensor, labels: sparse.csr_array) -> None:
+    def depth(self, excluded: sparse.csr_array | None = None) -> int:
+        """How many labels of each row an update needs: the largest k, and as many as `excluded` takes from a row."""
+        pairs = [] if excluded is None else _pairs(excluded)
+        most = int(torch.bincount(pairs // self.n_labels).max()) if len(pairs) else 0
+        return min(self._max_k + most, self.n_labels)
+
+    def update_topk(self, indices: torch.Tensor, labels: sparse.csr_array, excluded: sparse.csr_array | None = None
+                    ) -> None:
         """Add a batch given each row's labels, best first: `indices` [B, >= max k], -1 for "no prediction" (a miss).
 
+        Pairs in `excluded` [B, L] are dropped first: give `depth(excluded)` labels a row, and max k are left.
         Raises ValueError for shapes that differ, too few columns, indices that are no labels, or one twice in a row.
         """
         indices, k, n_labels = torch.as_tensor(indices).cpu(), self._max_k, self.n_labels
+        if excluded is not None and len(pairs := _pairs(excluded)):
+            dropped = _isin(indices, pairs, n_labels)
+            kept_first = torch.argsort(dropped.byte(), dim=1, stable=True)
+            indices = indices.masked_fill(dropped, -1).gather(1, kept_first)
         if indices.ndim != 2 or indices.shape[1] < k or tuple(labels.shape) != (len(indices), n_labels):
             raise ValueError(f"top-k indices {tuple(indices.shape)} and labels {tuple(labels.shape)} do not fit: "
                              f"expected [B, {k} or more] and [B, {n_labels}]")

@@ -18,6 +18,7 @@ from .encoders import Encoder, build_encoder, linear
 from .layers import FixedFanIn
 from .memory import bottleneck_width
 from .recipe import Recipe
+from .rounding import DTYPES, round_to
 
 
 class Outputs(NamedTuple):
@@ -67,9 +68,10 @@ class Classifier(nn.Module):
             width = recipe.intermediate
         self.width = width  # of what the output layer reads
         self.output = build_output(width, corpus.n_labels, recipe, generator[4])
-        bias = (self.output[-1] if recipe.output == "bottleneck" else self.output).bias
         with torch.no_grad():
-            bias.copy_(first_bias(corpus, recipe))
+            self.label_layer.bias.copy_(first_bias(corpus, recipe))
+            weight = self.label_layer.weight  # drawn in float32, whatever it is held in
+            weight.data = round_to(weight.data, DTYPES[recipe.output_dtype])
 
     def add_auxiliary(self, n_clusters: int) -> nn.Linear:
         """Give the model its auxiliary head, when a run first needs one."""
@@ -77,9 +79,21 @@ class Classifier(nn.Module):
         return self.auxiliary
 
     def forward(self, batch: Any, with_clusters: bool = False) -> Outputs:
+        x, clusters = self.features(batch, with_clusters)
+        return Outputs(self.label_layer(x), clusters)
+
+    def features(self, batch: Any, with_clusters: bool = False) -> tuple[Tensor, Tensor | None]:
+        """What the labels' own layer reads, [B, D], and cluster logits where they were asked for: all but logits."""
         h = self.dropout(self.encoder(batch))
         x = h if self.intermediate is None else self.intermediate(h)
-        return Outputs(self.output(x), self.auxiliary(h) if with_clusters else None)
+        if self.label_layer is not self.output:
+            x = self.output[:-1](x)
+        return x, self.auxiliary(h) if with_clusters else None
+
+    @property
+    def label_layer(self) -> nn.Module:
+        """The layer that has a row of weights for each label: the output layer, or the last part of a bottleneck."""
+        return self.output[-1] if isinstance(self.output, nn.Sequential) else self.output
 
 
 def build_output(width: int, n_labels: int, recipe: Recipe, generator: torch.Generator) -> nn.Module:

@@ -27,9 +27,13 @@ _CHOICES = {
     "output_optimizer": ("adamw", "adam", "sgd"),
     "lr_schedule": ("cosine", "constant"),
     "autocast": ("none", "bfloat16"),
+    "logits": ("plain", "chunked"),
+    "output_update": ("optimizer", "in_place"),
+    "output_dtype": ("float32", "bfloat16", "float8_e4m3fn"),
+    "rounding": ("nearest", "stochastic"),
 }
 _SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff", "momentum")
-_POSITIVE = ("hidden", "max_tokens", "fan_in", "aux_clusters", "batch_size", "epochs")
+_POSITIVE = ("hidden", "max_tokens", "fan_in", "aux_clusters", "batch_size", "epochs", "loss_interval")
 _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire_interval", "encoder_lr", "output_lr",
                  "intermediate_lr", "aux_lr", "lr_factor", "encoder_weight_decay", "output_weight_decay", "warmup",
                  "eval_interval", "eval_documents")
@@ -96,6 +100,14 @@ class Recipe:
     lr_schedule: str = "cosine"
     autocast: str = "none"
 
+    # Memory of the output layer, see `logit_free`: "chunked" never holds logits [B, L]; an update "in_place" holds no
+    # gradient of the weights either (and is chunked, whatever `logits` says); fewer bits need SGD in place.
+    logits: str = "plain"
+    output_update: str = "optimizer"
+    output_dtype: str = "float32"  # of the weights of labels; biases stay in float32
+    rounding: str = "nearest"  # of weights of fewer bits after each step
+    loss_interval: int = 1  # without logits, the loss of the output layer is computed every so many steps
+
     # Measuring: every how many steps (0: ten times a run), on how many test documents (0: all). The end sees them all.
     eval_interval: int = 0
     eval_documents: int = 2000
@@ -116,10 +128,29 @@ class Recipe:
                 if not low <= getattr(self, name) <= high:
                     span = f"between {low} and {high}" if high == 1 else f"at least {low}"
                     raise ValueError(f"Recipe: {name} must be {span}; got {getattr(self, name)}")
+        self._check_memory_options()
+
+    def _check_memory_options(self) -> None:
+        if self.loss_interval > 1 and not self.chunked:
+            raise ValueError(f"Recipe: loss_interval={self.loss_interval} needs logits='chunked': with all logits in "
+                             f"hand the loss is there at every step")
+        if self.output_dtype == "float32":
+            if self.rounding != "nearest":
+                raise ValueError(f"Recipe: rounding={self.rounding!r} needs output_dtype='bfloat16' or "
+                                 f"'float8_e4m3fn': float32 weights are not rounded")
+        elif (self.output_update, self.output_optimizer, self.momentum) != ("in_place", "sgd", 0):
+            raise ValueError(f"Recipe: output_dtype={self.output_dtype!r} needs output_update='in_place', "
+                             f"output_optimizer='sgd' and momentum=0.0, as moments would take more memory than the "
+                             f"weights; got {self.output_update!r}, {self.output_optimizer!r}, {self.momentum}")
 
     @property
     def rewires(self) -> bool:
         return self.output == "sparse" and self.rewire_interval > 0
+
+    @property
+    def chunked(self) -> bool:
+        """Does the output layer go by in chunks of labels, so that no logits [B, L] are held?"""
+        return self.logits == "chunked" or self.output_update == "in_place"
 
     def replace(self, **changes: Any) -> Recipe:
         """The same recipe with some options changed."""
@@ -173,7 +204,7 @@ def _check_names(options: dict[str, Any]) -> None:
 
 # The options that a running run can change; every other needs a new model or a new order of the data.
 LIVE = ("rewire_interval", "rewire_fraction", "rewire_threshold", "rewire_end", "growth_mode", "aux_weight",
-        "aux_cutoff", "lr_factor", "loss", "eval_interval", "eval_documents")
+        "aux_cutoff", "lr_factor", "loss", "loss_interval", "eval_interval", "eval_documents")
 
 METHODS: dict[str, dict[str, Any]] = {
     "dense": dict(output="dense", aux_weight=0.0, output_lr=2e-3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .auxiliary import label_clusters
 from .corpora import Corpus
 from .encoders import Documents
 from .layers import FixedFanIn
+from .logit_free import compute_dtype, logit_gradient, loss_by_chunks, step_in_place, top_labels
 from .metrics import Evaluator
 from .model import LOSSES, Classifier
 from .probes import gradient_norms
@@ -61,7 +63,8 @@ def train(corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = N
 
 
 def _summary(record: dict[str, float], metrics: dict[str, float]) -> dict[str, str]:
-    shown = {"loss": f"{record['loss']:.2f}", "grad": f"{record['grad']:.2g}"}
+    shown = {} if record["loss"] is None else {"loss": f"{record['loss']:.2f}"}
+    shown["grad"] = f"{record['grad']:.2g}"
     return shown | {k: f"{metrics[k]:.1f}" for k in ("P@1", "PSP@5", "recall@5/tail") if k in metrics}
 
 
@@ -110,27 +113,27 @@ class Run:
         rows = self.batch_rows(number)
         batch = self.documents["train"].batch(rows, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.autocast == "bfloat16"):
-            outputs = self.model(batch, with_clusters=weight > 0)
-        loss_of = LOSSES[recipe.loss]
-        main = loss_of(outputs.logits.float(), *self._positives(self.corpus.train.labels, rows))
+            x, clusters = self.model.features(batch, with_clusters=weight > 0)
+            main, roots = self._main_loss(x, *self._positives(self.corpus.train.labels, rows), 1 - weight, number)
         total, auxiliary = main, None
         if weight > 0:
-            auxiliary = loss_of(outputs.clusters.float(), *self._positives(self._cluster_labels, rows))
-            total = (1 - weight) * main + weight * auxiliary
-        if not torch.isfinite(total):
-            raise TrainingError(f"the loss is {float(total.detach())} at step {number}: the run has diverged; lower "
-                                f"the learning rates (output_lr={recipe.output_lr}, encoder_lr={recipe.encoder_lr}, "
-                                f"lr_factor={recipe.lr_factor}) or lengthen the warm-up (warmup={recipe.warmup})")
-        total.backward()
+            of_clusters = self._positives(self._cluster_labels, rows)
+            loss = LOSSES[recipe.loss](_at_least_float32(clusters), *of_clusters)
+            roots.append((weight * loss, None))
+            auxiliary = float(loss.detach())
+            total = None if main is None else (1 - weight) * main + weight * auxiliary
+        self._check_finite("loss", total, number)
+        if roots:
+            torch.autograd.backward(*zip(*roots, strict=True))
         norms = gradient_norms(self.model.encoder)
+        self._check_finite("gradient of the encoder", norms["all"], number)
         for optimizer in self.optimizers:
             optimizer.step()
         output_bytes = memory.measured(self.model.output, self.optimizers) if number == 1 else None
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.step_number = number
-        record = {"step": number, "loss": float(total.detach()), "main": float(main.detach()),
-                  "auxiliary": None if auxiliary is None else float(auxiliary.detach()), "aux_weight": weight,
+        record = {"step": number, "loss": total, "main": main, "auxiliary": auxiliary, "aux_weight": weight,
                   "lr": self.learning_rate_factor(number), "grad": norms.pop("all"),
                   **{f"grad/{name}": norm for name, norm in norms.items()},
                   "seconds": time.perf_counter() - started}
@@ -142,6 +145,50 @@ class Run:
         if self._evaluation_due():
             self.evaluate()
         return record
+
+    def _main_loss(self, x: Tensor, rows: Tensor, columns: Tensor, share: float, number: int
+                   ) -> tuple[float | None, list[tuple[Tensor, Tensor | None]]]:
+        """The loss of the labels, and where `backward` starts: tensors, each with its gradient if it is no scalar.
+
+        `share` is what this loss counts in the total. None stands for a loss that is not computed at this step.
+        """
+        recipe, layer = self.recipe, self.model.label_layer
+        if not recipe.chunked:
+            logits = layer(x)
+            with torch.autocast(self.device.type, enabled=False):
+                main = LOSSES[recipe.loss](_at_least_float32(logits), rows, columns)
+            return float(main.detach()), [(share * main, None)]
+        if self.rewirer is not None and self.rewirer.wants_batch:
+            seen = x.detach().to(compute_dtype(layer))
+            self.rewirer.watch(seen, partial(logit_gradient, layer, seen, rows=rows, columns=columns, loss=recipe.loss))
+        wanted = number % recipe.loss_interval == 0 or number in (1, self.steps)
+        if recipe.output_update == "optimizer":
+            main = loss_by_chunks(layer, x, rows, columns, loss=recipe.loss, want_loss=wanted)
+            return float(main.detach()) if wanted else None, [(share * main, None)]
+        done = step_in_place(layer, self._output_optimizer, x, rows, columns, loss=recipe.loss, scale=share,
+                             want_loss=wanted, rounding=self._rounding(number))
+        main = float(done.loss) / share if wanted and share else None
+        return main, [(x, done.dx.to(x.dtype))] if x.requires_grad else []
+
+    def _rounding(self, number: int) -> torch.Generator | None:
+        """Chance for the weights of fewer bits: a function of seed and step, so that a branch needs no state of it."""
+        if self.recipe.rounding == "nearest":
+            return None
+        seed = np.random.SeedSequence([self.recipe.seed, 11, number]).generate_state(1)[0]
+        return torch.Generator(self.device).manual_seed(int(seed))
+
+    @property
+    def _output_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer that has the weights of the labels."""
+        return next(o for o in self.optimizers if any(p is self.model.label_layer.weight for g in o.param_groups
+                                                      for p in g["params"]))
+
+    def _check_finite(self, what: str, value: float | None, number: int) -> None:
+        if value is not None and not math.isfinite(value):
+            r = self.recipe
+            raise TrainingError(f"the {what} is {value} at step {number}: the run has diverged; lower the learning "
+                                f"rates (output_lr={r.output_lr}, encoder_lr={r.encoder_lr}, lr_factor={r.lr_factor}) "
+                                f"or lengthen the warm-up (warmup={r.warmup})")
 
     def _rewire(self) -> None:
         event = self.rewirer.step()
@@ -211,10 +258,8 @@ class Run:
 
     def _new_rewirer(self) -> Rewirer:
         r = self.recipe
-        owner = next(o for o in self.optimizers if any(p is self.model.output.weight for g in o.param_groups
-                                                       for p in g["params"]))
-        return Rewirer(self.model.output, owner, mode=r.prune_mode, schedule=r.rewire_schedule, init=r.init_mode,
-                       reset_moments=r.reset_moments, seed=r.seed, **self._live_rewiring())
+        return Rewirer(self.model.output, self._output_optimizer, mode=r.prune_mode, schedule=r.rewire_schedule,
+                       init=r.init_mode, reset_moments=r.reset_moments, seed=r.seed, **self._live_rewiring())
 
     def _live_rewiring(self) -> dict[str, Any]:
         """What the recipe says of the rewirer's options that may change during a run."""
@@ -248,12 +293,16 @@ class Run:
         self.model.eval()
         self.evaluator.reset()
         split = self.corpus.test
-        size = max(1, min(256, SCORE_ELEMENTS // self.corpus.n_labels))
+        size = 256 if self.recipe.chunked else max(1, min(256, SCORE_ELEMENTS // self.corpus.n_labels))
         for start in range(0, len(chosen), size):
             rows = chosen[start:start + size]
-            scores = self.model(self.documents["test"].batch(rows, self.device)).logits
+            x, _ = self.model.features(self.documents["test"].batch(rows, self.device))
             excluded = None if split.excluded is None else split.excluded[rows]
-            self.evaluator.update(scores, split.labels[rows], excluded)
+            if self.recipe.chunked:
+                _, best = top_labels(self.model.label_layer, x, self.evaluator.depth(excluded))
+                self.evaluator.update_topk(best, split.labels[rows], excluded)
+            else:
+                self.evaluator.update(self.model.label_layer(x), split.labels[rows], excluded)
         self.last_metrics = self.evaluator.compute()
         self.trace.log("eval", step=self.step_number, split="test", final=final, metrics=self.last_metrics)
         return self.last_metrics
@@ -261,6 +310,10 @@ class Run:
     def close(self, status: str, **fields: Any) -> None:
         """End the record of this run."""
         self.trace.close(status, step=self.step_number, **fields)
+
+
+def _at_least_float32(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _optimizer(name: str, recipe: Recipe):
