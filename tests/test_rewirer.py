@@ -159,6 +159,18 @@ def test_interval_end_and_schedule():
     assert churn[10] > churn[20] > churn[30]
 
 
+@pytest.mark.parametrize("grow", ["random", "gradient"])
+def test_a_requested_rewire_comes_with_the_next_step_and_once(grow):
+    layer, optimizer, rewirer = make(grow=grow, interval=100)
+    found = []
+    for step in range(1, 6):
+        rewirer.requested = step == 3
+        train_step(layer, optimizer, step)
+        found.append(rewirer.step())
+    assert [event is not None for event in found] == [False, False, True, False, False]
+    assert found[2].step == 3 and len(found[2].slots) == int(0.3 * layer.weight.numel())
+
+
 def test_the_same_seed_gives_the_same_connections_and_another_seed_others():
     def run(seed):
         layer, optimizer, rewirer = make(seed=5)

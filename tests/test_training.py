@@ -261,6 +261,19 @@ def test_live_changes_take_effect_and_are_recorded():
         run.change(rewire_fraction=2)
 
 
+def test_rewire_now_is_a_change_like_any_other():
+    recipe = xe.Recipe(**FEATURES | dict(rewire_interval=0, growth_mode="gradient"))
+    run = Run(tiny_corpus(texts=False), recipe, steps=10)
+    run.step()
+    run.change(rewire_now=True)
+    run.step()
+    run.step()
+    trace = xe.Trace.of(run.trace)
+    assert trace.frames == [0, 2] and trace.events["change"][0]["options"] == {"rewire_now": True}
+    with pytest.raises(ValueError, match="nothing to rewire"):
+        Run(tiny_corpus(texts=False), xe.Recipe(**FEATURES, output="dense"), steps=10).change(rewire_now=True)
+
+
 def test_a_change_of_connections_in_the_trace_is_the_change_in_the_layer():
     run = Run(tiny_corpus(texts=False), xe.Recipe(**FEATURES), steps=60)
     first = run.model.output.indices.clone()

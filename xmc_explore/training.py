@@ -242,11 +242,14 @@ class Run:
 
     # --- live changes
 
-    def change(self, **options: Any) -> None:
+    def change(self, *, rewire_now: bool = False, **options: Any) -> None:
         """Turn live knobs: the options take effect with the next step and are recorded in the trace.
 
+        `rewire_now=True` makes the next step rewire, whatever the interval says.
         Raises ValueError for an option that needs a new model (reset for that), or a value that cannot be.
         """
+        if rewire_now and self.rewirer is None:
+            raise ValueError(f"there is nothing to rewire: output={self.recipe.output!r} is not sparse")
         fixed = [name for name in options if name not in LIVE]
         if fixed:
             raise ValueError(f"{', '.join(fixed)} cannot change during a run; live options are {', '.join(LIVE)}")
@@ -254,6 +257,8 @@ class Run:
         if self.rewirer is not None:
             for name, value in self._live_rewiring().items():
                 setattr(self.rewirer, name, value)
+        if rewire_now:
+            self.rewirer.requested = options["rewire_now"] = True
         self.trace.log("change", step=self.step_number, options=options)
 
     def _new_rewirer(self) -> Rewirer:

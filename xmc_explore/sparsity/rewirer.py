@@ -37,7 +37,8 @@ class Rewirer:
     Grown weights start at zero (`init="uniform"`: like new ones), and the optimizer's moments of replaced slots are set
     to zero unless `reset_moments=False` (the official code keeps them).
     `drop` and `grow` are names ("magnitude"; "random" is SET, "gradient" is RigL) or functions, see `scores`.
-    Attributes `interval`, `fraction`, `threshold`, `grow`, `end` may be changed between steps.
+    Attributes `interval`, `fraction`, `threshold`, `grow`, `end` may be changed between steps; `requested = True` makes
+    the next step rewire whatever the interval says.
     Raises ValueError for an option that cannot be, RuntimeError if RigL is asked to rewire before it saw a batch.
     """
 
@@ -61,6 +62,7 @@ class Rewirer:
         self.interval, self.fraction, self.threshold = interval, fraction, threshold
         self.mode, self.schedule, self.end, self.init, self.reset_moments = mode, schedule, end, init, reset_moments
         self.steps = 0
+        self.requested = False
         self.generator = torch.Generator(device=layer.weight.device).manual_seed(seed)
         self._x: Tensor | None = None
         self._grad: Callable[[Tensor], Tensor] | None = None  # from labels [n] to [B, n]
@@ -76,12 +78,15 @@ class Rewirer:
 
     def is_due(self, step: int) -> bool:
         """Will the layer be rewired after this step? Steps count from 1."""
+        if self.requested and step == self.steps + 1:
+            return True
         return step % self.interval == 0 and (self.end is None or step <= self.end)
 
     def step(self) -> RewireEvent | None:
         """Count one training step and rewire if it is time; returns what changed, or None."""
-        self.steps += 1
-        return self.rewire() if self.is_due(self.steps) else None
+        due = self.is_due(self.steps + 1)
+        self.steps, self.requested = self.steps + 1, False
+        return self.rewire() if due else None
 
     def anneal(self) -> float:
         """The factor that the schedule puts on the fraction or threshold now."""
@@ -174,13 +179,13 @@ class Rewirer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides what the next rewires do, given the layer and the optimizer."""
-        return {"steps": self.steps, "interval": self.interval, "fraction": self.fraction,
+        return {"steps": self.steps, "requested": self.requested, "interval": self.interval, "fraction": self.fraction,
                 "threshold": self.threshold, "end": self.end, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` left off."""
         self.generator.set_state(state["generator"])
-        for name in ("steps", "interval", "fraction", "threshold", "end"):
+        for name in ("steps", "requested", "interval", "fraction", "threshold", "end"):
             setattr(self, name, state[name])
 
 
