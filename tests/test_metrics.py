@@ -192,6 +192,19 @@ def test_excluded_pairs_never_enter_the_top_k():
     assert without.compute()["P@5"] > expected.compute()["P@5"]
 
 
+def test_a_top_k_of_the_asked_for_depth_serves_as_all_scores_do():
+    train, test, scores = random_data(60, 40, 0.1)
+    excluded = csr_array(np.random.default_rng(2).random((60, 40)) < 0.2)
+    got, expected = (evaluator_for(train) for _ in range(2))
+    expected.update(scores, test, excluded)
+    depth = got.depth(excluded)
+    assert depth == 5 + excluded.toarray().sum(1).max() and got.depth() == 5 == got.depth(csr_array((60, 40)))
+    got.update_topk(scores.topk(depth).indices, test, excluded)
+    assert got.compute() == pytest.approx(expected.compute(), nan_ok=True)
+    with pytest.raises(ValueError, match=r"excluded \(60, 39\) do not fit"):
+        got.update_topk(scores.topk(depth).indices, test, csr_array((60, 39)))
+
+
 def test_excluded_pairs_are_no_hit_even_where_fewer_than_k_labels_remain():
     evaluator = Evaluator([1, 1, 1], 10, ks=(1, 3))
     labels, excluded = csr_array(np.array([[1, 1, 0]])), csr_array(np.array([[1, 0, 0]]))

@@ -52,7 +52,10 @@ def test_rows_have_medians_ratios_and_bytes():
     assert np.allclose(dense["times nn.Linear"], 1)
     held = timed[(timed["kind"] == "step with Adam") & (timed["peer"] == "FixedFanIn")]["held MiB"].item() * 2**20
     assert held == 29 * (3 * 4 * (5 + 1) + 2 * 5)  # weights, biases and two moments of each; int16 indices
-    assert set(rows[rows["median ms"].isna()]["note"]) == {"forward only"}
+    assert set(rows[rows["median ms"].isna()]["note"]) == {"forward only", "step with Adam only"}
+    steps = timed[timed["kind"] == "step with Adam"].set_index("peer")["held MiB"] * 2**20
+    assert steps["FixedFanIn, in place"] == held
+    assert steps["dense bfloat16, in place"] == 29 * (2 * 17 + 4)  # weights in bfloat16, biases in float32, no more
 
 
 def test_what_does_not_fit_is_said_and_not_run(monkeypatch):

@@ -135,15 +135,18 @@ class Evaluator:
         Raises ValueError for shapes that differ, too few columns, indices that are no labels, or one twice in a row.
         """
         indices, k, n_labels = torch.as_tensor(indices).cpu(), self._max_k, self.n_labels
-        if excluded is not None and len(pairs := _pairs(excluded)):
-            dropped = _isin(indices, pairs, n_labels)
-            kept_first = torch.argsort(dropped.byte(), dim=1, stable=True)
-            indices = indices.masked_fill(dropped, -1).gather(1, kept_first)
-        if indices.ndim != 2 or indices.shape[1] < k or tuple(labels.shape) != (len(indices), n_labels):
-            raise ValueError(f"top-k indices {tuple(indices.shape)} and labels {tuple(labels.shape)} do not fit: "
+        fits = (len(indices), n_labels)
+        if (indices.ndim != 2 or indices.shape[1] < k or tuple(labels.shape) != fits
+                or excluded is not None and tuple(excluded.shape) != fits):
+            more = "" if excluded is None else f", excluded {tuple(excluded.shape)}"
+            raise ValueError(f"top-k indices {tuple(indices.shape)} and labels {tuple(labels.shape)}{more} do not fit: "
                              f"expected [B, {k} or more] and [B, {n_labels}]")
         if indices.is_floating_point():
             raise ValueError(f"top-k indices must be whole numbers; got {indices.dtype} (scores? those go to update)")
+        if excluded is not None and len(out := _pairs(excluded)):
+            dropped = _isin(indices, out, n_labels)
+            kept_first = torch.argsort(dropped.byte(), dim=1, stable=True)
+            indices = indices.masked_fill(dropped, -1).gather(1, kept_first)
         indices, size = indices[:, :k].long(), len(indices)
         if ((indices < -1) | (indices >= n_labels)).any():
             raise ValueError(f"top-k indices must lie in -1..{n_labels - 1}; got {indices.min()}..{indices.max()}")

@@ -2,7 +2,8 @@
 
 Every peer computes y [B, L] from x [B, D] with K connections a label, or is what people use instead (dense, a
 bottleneck of as many multiply-adds). `race` times forward, the gradient of x, the gradient of the weights, and a whole
-training step with loss and Adam; `benchmarks/layer.py` makes the tables of it, notebook 03 runs it small.
+training step with loss and Adam; `benchmarks/layer.py` makes the tables of it, notebook 03 runs it small. Two peers
+know a whole step alone, in place and without logits: `FixedFanIn`, and a dense layer of few bits, as ELMO has it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from tqdm.auto import tqdm
 from . import memory
 from .layers import FixedFanIn
 from .layers.fixed_fan_in import random_indices
+from .logit_free import step_in_place
 
-KINDS = ("forward", "gradient of x", "gradient of weight", "forward and both gradients", "step with Adam")
+STEP = "step with Adam"
+KINDS = ("forward", "gradient of x", "gradient of weight", "forward and both gradients", STEP)
 POSITIVES = 5  # labels a document in the step's loss
 RESERVE = 2 << 30  # bytes of memory that a race leaves free
 SAMPLE_SECONDS = 0.001
@@ -150,6 +153,14 @@ class ScipyCSR(nn.Module):
         return torch.from_numpy(self.matrix @ np.ascontiguousarray(x.detach().t().numpy())).t()
 
 
+class DenseBfloat16(nn.Linear):
+    """A dense layer with weights in bfloat16 and biases in float32; it is trained in place (ELMO)."""
+
+    def __init__(self, shape: Shape, device: torch.device):
+        super().__init__(shape.width, shape.n_labels, device=device, dtype=torch.bfloat16)
+        self.bias.data = self.bias.data.float()
+
+
 def _bottleneck(shape: Shape, device: torch.device) -> nn.Module:
     """Two dense layers with as many multiply-adds as the sparse one."""
     rank = max(1, round(shape.n_labels * shape.fan_in / (shape.n_labels + shape.width)))
@@ -160,20 +171,29 @@ def _bottleneck(shape: Shape, device: torch.device) -> nn.Module:
 class Peer:
     """A contestant: `build(shape, device)` makes it; `numbers(shape)` counts its weights, `extra(shape)` further bytes.
 
-    `trains` says whether it has gradients, `cpu_only` whether it runs on the CPU alone.
+    `held` is how many bytes a number takes with its gradient and moments; `trains` says whether there are any,
+    `cpu_only` whether the peer runs on the CPU alone. One that trains `in_place` holds neither gradients nor logits,
+    and does nothing but whole steps; with weights of few bits they are steps of plain SGD, rounded stochastically.
     """
 
     name: str
     build: Callable[[Shape, torch.device], nn.Module]
     numbers: Callable[[Shape], int]
     extra: Callable[[Shape], int] = lambda shape: 0
+    held: int = 16
     trains: bool = True
     cpu_only: bool = False
+    in_place: bool = False
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What it can be timed at."""
+        return (STEP,) if self.in_place else KINDS if self.trains else KINDS[:1]
 
     def bytes_needed(self, shape: Shape) -> int:
         """A guess at the bytes of a whole step: weight, gradient, moments, logits and their gradient, what is extra."""
-        copies = 16 if self.trains else 4
-        return self.numbers(shape) * copies + 12 * shape.batch * shape.n_labels + self.extra(shape)
+        logits = 0 if self.in_place else 12 * shape.batch * shape.n_labels
+        return self.numbers(shape) * self.held + logits + self.extra(shape)
 
 
 def _sparse(shape: Shape) -> int:
@@ -190,12 +210,15 @@ def _index(shape: Shape) -> int:
 
 PEERS = {peer.name: peer for peer in (
     Peer("FixedFanIn", lambda s, device: FixedFanIn(s.width, s.n_labels, s.fan_in, device=device), _sparse, _index),
+    Peer("FixedFanIn, in place", lambda s, device: FixedFanIn(s.width, s.n_labels, s.fan_in, device=device), _sparse,
+         _index, held=12, in_place=True),
     Peer("nn.Linear", lambda s, device: nn.Linear(s.width, s.n_labels, device=device), _dense),
+    Peer("dense bfloat16, in place", DenseBfloat16, _dense, held=2, in_place=True),
     Peer("masked dense", MaskedDense, _dense, lambda s: 5 * _dense(s)),
     Peer("torch CSR", TorchCSR, _sparse, lambda s: 5 * _index(s)),
     Peer("embedding_bag", EmbeddingBag, _sparse, _index),
     Peer("naive gather", Gather, _sparse, lambda s: 16 * s.multiply_adds),
-    Peer("scipy CSR", ScipyCSR, _sparse, _index, trains=False, cpu_only=True),
+    Peer("scipy CSR", ScipyCSR, _sparse, _index, held=4, trains=False, cpu_only=True),
     Peer("bottleneck, equal FLOPs", _bottleneck, _sparse),
 )}
 
@@ -257,9 +280,9 @@ def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str
     for repeat in range(repeats + 1):
         for name, contestant in contestants.items():
             for kind in kinds:
-                if not contestant.peer.trains and kind != "forward":
+                if kind not in contestant.peer.kinds:
                     continue
-                if repeat == 0 and kind == "step with Adam":  # the first turn compiles and touches memory: not timed
+                if repeat == 0 and kind == STEP:  # the first turn compiles and touches memory: not timed
                     contestant.run(kind)
                     peaks[name] = contestant.peak(kind)
                     continue
@@ -276,10 +299,10 @@ def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str
                 ms = 1e3 * np.array(times[name, kind])
                 row |= {"median ms": float(np.median(ms)), "low ms": float(np.percentile(ms, 25)),
                         "high ms": float(np.percentile(ms, 75)), "repeats": len(ms)}
-                if kind == "step with Adam":
+                if kind == STEP:
                     row |= {"held MiB": contestants[name].held() / 2**20, "peak MiB": peaks[name] / 2**20}
             else:
-                row["note"] = "forward only"
+                row["note"] = f"{PEERS[name].kinds[0]} only"
             rows.append(row)
     contestants.clear()
     gc.collect()
@@ -295,19 +318,25 @@ class _Contestant:
         self.layer = peer.build(shape, device)
         self.parameters = list(self.layer.parameters())
         self.x = torch.randn(shape.batch, shape.width, generator=generator).to(device).requires_grad_(peer.trains)
-        with torch.no_grad():  # laid out in memory as the peer's own output is: that is how a loss hands it back
-            self.grad = torch.empty_like(self.layer(self.x))
-        self.grad.copy_(torch.randn(shape.batch, shape.n_labels, generator=generator))
+        if not peer.in_place:
+            with torch.no_grad():  # laid out in memory as the peer's own output is: that is how a loss hands it back
+                self.grad = torch.empty_like(self.layer(self.x))
+            self.grad.copy_(torch.randn(shape.batch, shape.n_labels, generator=generator))
         labels = torch.randint(shape.n_labels, (shape.batch, POSITIVES), generator=generator).to(device)
         self.positives = torch.arange(shape.batch, device=device).repeat_interleave(POSITIVES), labels.flatten()
-        self.optimizer = torch.optim.Adam(self.parameters, fused=True) if peer.trains else None
+        self.optimizer = self.rounding = None
+        if peer.trains and peer.held >= 4:
+            self.optimizer = torch.optim.Adam(self.parameters, fused=True)
+        elif peer.trains:
+            self.optimizer = torch.optim.SGD(self.parameters, lr=1e-3)
+            self.rounding = torch.Generator(device).manual_seed(0)
 
     def run(self, kind: str) -> float:
         """Seconds of one turn."""
         if kind == "forward":
             return self._timed(lambda: self.layer(self.x))
-        if kind == "step with Adam":
-            took = self._timed(self._step)
+        if kind == STEP:
+            took = self._timed(self._step_in_place if self.peer.in_place else self._step)
             self.x.grad = None
             return took
         if kind == "forward and both gradients":
@@ -322,6 +351,9 @@ class _Contestant:
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _step_in_place(self) -> None:
+        step_in_place(self.layer, self.optimizer, self.x, *self.positives, want_loss=False, rounding=self.rounding)
 
     def _timed(self, work: Callable[[], Any]) -> float:
         self._wait()
