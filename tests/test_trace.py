@@ -23,6 +23,10 @@ def folder(original, tmp_path):
     return shutil.copytree(original, tmp_path / "run")
 
 
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
 def test_history_table_and_metrics_agree(folder):
     trace = xe.Trace(folder)
     steps, loss = trace.history("loss")
@@ -55,17 +59,40 @@ def test_frames_in_any_order(folder):
         trace.connectivity(4)
 
 
+def test_a_frame_says_when_each_connection_was_born(folder):
+    trace = xe.Trace(folder)
+    frame = trace.frame(-1)
+    assert (frame.number, frame.step) == (3, 30) and trace.store.steps == trace.frames == [0, 10, 20, 30]
+    assert (frame.born.ravel()[trace.changed(3)] == 30).all() and set(np.unique(frame.born)) <= {0, 10, 20, 30}
+    assert np.array_equal(frame.indices, trace.connectivity(3)) and trace.groups is None
+
+
+def test_a_trace_of_format_1_still_loads(folder):
+    trace, path = xe.Trace(folder), folder / "run.json"
+    expected = [trace.connectivity(i) for i in range(4)]
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    for number in range(1, 4):
+        slots = trace.changed(number)
+        np.savez_compressed(folder / "connectivity" / f"{number:05d}.npz", step=np.int64(10 * number),
+                            slots=slots.astype(np.int32), new=expected[number].ravel()[slots])
+    old = xe.Trace(folder)
+    for number in range(4):
+        assert np.array_equal(old.connectivity(number), expected[number])
+
+
 @pytest.mark.parametrize("damage, words", [
     (lambda f: shutil.rmtree(f), "is not a trace: it has no run.json"),
     (lambda f: (f / "run.json").write_text("{"), "run.json: not JSON"),
     (lambda f: (f / "run.json").write_text("[1]"), "expected an object, found list"),
-    (lambda f: (f / "run.json").write_text('{"format": 99}'), "trace format 99, this version reads 1"),
+    (lambda f: (f / "run.json").write_text('{"format": 99}'), "trace format 99, this version reads 1 and 2"),
     (lambda f: (f / "run.json").write_text('{"format": 1, "recipe": {"fan_on": 3}}'), "did you mean 'fan_in'"),
     (lambda f: (f / "labels.json").unlink(), "labels.json is missing"),
     (lambda f: (f / "events.jsonl").write_text('{"kind": "step"}\nnonsense\n'), "events.jsonl, line 2: not an event"),
     (lambda f: (f / "events.jsonl").write_text('3\n'), "events.jsonl, line 1: not an event"),
     (lambda f: (f / "connectivity" / "00001.npz").write_bytes(b"PK"), "00001.npz: not a frame of connectivity"),
     (lambda f: np.savez(f / "connectivity" / "00001.npz", step=np.array([{}], dtype=object)), "00001.npz: not a frame"),
+    (lambda f: np.savez(f / "connectivity" / "00001.npz", step=1), "00001.npz: not a frame of connectivity .it has no"),
+    (lambda f: truncate(f / "connectivity" / "00002.npz"), "00002.npz: not a frame of connectivity"),
 ])
 def test_damage_is_named(folder, damage, words):
     damage(folder)

@@ -3,7 +3,7 @@
     run.json            recipe, seed, versions, corpus (name, fingerprint, sizes), width D; written first
     labels.json         label names and training frequencies
     events.jsonl        one JSON object a line, appended as the run goes: kind "step", "eval", "rewire", "change", "end"
-    connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed
+    connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see `frames`)
 
 Events are appended and flushed; every other file is written beside its place and then renamed. Nothing is unpickled.
 """
@@ -24,10 +24,13 @@ from typing import Any
 
 import numpy as np
 
+from . import frames
 from .corpora import Corpus, LabelBins, label_bins
+from .frames import Frame, FrameStore
 from .recipe import Recipe
 
-FORMAT = 1
+FORMAT = 2  # 1 stored what a rewire changed without packing it
+READS = (1, 2)
 FLUSH_SECONDS = 1.0
 MAX_NAMES = 200_000  # more label names than this are not copied into a trace
 
@@ -75,12 +78,13 @@ class TraceWriter:
     def log_connectivity(self, step: int, **arrays: np.ndarray) -> int:
         """Store a frame, `indices` [L, K] first and then `slots` and `new` of each rewire; returns its number."""
         number = len(self.frames)
+        frame = {"step": step, **arrays}
         path = self.folder / "connectivity" / f"{number:05d}.npz"
         beside = path.with_suffix(".tmp")
         with open(beside, "wb") as file:
-            np.savez_compressed(file, step=np.int64(step), **arrays)
+            np.savez_compressed(file, **frames.pack(frame))
         os.replace(beside, path)
-        self.frames.append({"step": step, **arrays})
+        self.frames.append(frame)
         return number
 
     def close(self, status: str, **fields: Any) -> None:
@@ -94,16 +98,16 @@ class Trace:
     """A recorded run: `Trace(folder)` loads one, whole or cut short.
 
     `recipe`, `steps`, `status` ("finished", "interrupted", "failed", or "running or killed"), `notes` (what is missing,
-    in words), `table(kind)`, `history(name)`, `metrics(split)`, `frames`, `connectivity(frame)`, `bins()`.
+    in words), `table(kind)`, `history(name)`, `metrics(split)`, `frames`, `frame(i)`, `connectivity(i)`, `bins()`.
     Raises TraceError, naming the file and line, for a folder that is no trace or whose content is damaged.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.header = _read_json(self.folder / "run.json", f"{self.folder} is not a trace: it has no run.json")
-        if self.header.get("format") != FORMAT:
+        if self.header.get("format") not in READS:
             raise TraceError(f"{self.folder / 'run.json'}: trace format {self.header.get('format')!r}, this version "
-                             f"reads {FORMAT}")
+                             f"reads {' and '.join(map(str, READS))}")
         self.notes: list[str] = []
         try:
             self.recipe = Recipe.from_json(json.dumps(self.header["recipe"]))
@@ -111,8 +115,7 @@ class Trace:
         except (KeyError, ValueError) as error:
             raise TraceError(f"{self.folder}: {error}") from None
         self.events = self._read_events()
-        self._frames = self._read_frames()
-        self._at, self._indices = -1, None
+        self.store = FrameStore(self._read_frames())
 
     @classmethod
     def of(cls, writer: TraceWriter) -> Trace:
@@ -183,26 +186,27 @@ class Trace:
     @property
     def frames(self) -> list[int]:
         """The steps at which connectivity was recorded: the start, then every rewire."""
-        return [int(f["step"]) for f in self._frames]
+        return self.store.steps
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The row of connections [L] that each label shares with its group; None where each label has its own."""
+        return self.store.groups
+
+    def frame(self, frame: int = -1) -> Frame:
+        """Connectivity, birth and weight of each connection at a frame (a position in `frames`).
+
+        Raises IndexError if there is none.
+        """
+        return self.store.seek(frame)
 
     def connectivity(self, frame: int = -1) -> np.ndarray:
-        """Indices [L, K] as they were at a frame (a position in `frames`). Raises IndexError if there is none."""
-        n = len(self._frames)
-        if not -n <= frame < n:
-            raise IndexError(f"frame {frame} of {n}: this run recorded connectivity {n} times"
-                             + ("" if n else " (its output layer is not sparse)"))
-        frame %= n
-        if self._indices is None or frame < self._at:
-            self._at, self._indices = 0, self._frames[0]["indices"].copy()
-        flat = self._indices.reshape(-1)
-        for number in range(self._at + 1, frame + 1):
-            flat[self._frames[number]["slots"]] = self._frames[number]["new"]
-        self._at = frame
-        return self._indices.copy()
+        """Indices [L, K] at a frame, as `frame(i).indices`, in an array of your own."""
+        return self.frame(frame).indices.copy()
 
     def changed(self, frame: int) -> np.ndarray:
         """The flat slots [n] that the rewire at a frame replaced; empty for the first frame."""
-        return self._frames[frame].get("slots", np.empty(0, np.int64))
+        return self.store.changed(frame)
 
     # --- reading
 
@@ -226,18 +230,19 @@ class Trace:
                 raise TraceError(f"{path}, line {number}: not an event ({error})") from None
         return events
 
-    def _read_frames(self) -> list[dict[str, np.ndarray]]:
-        frames = []
+    def _read_frames(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
         for path in sorted((self.folder / "connectivity").glob("*.npz")):
-            if path.stem != f"{len(frames):05d}":
-                self.notes.append(f"connectivity/{len(frames):05d}.npz is missing: later frames cannot be rebuilt")
+            if path.stem != f"{len(found):05d}":
+                self.notes.append(f"connectivity/{len(found):05d}.npz is missing: later frames cannot be rebuilt")
                 break
             try:
                 with np.load(path, allow_pickle=False) as stored:
-                    frames.append({k: stored[k] for k in stored.files})
+                    found.append(frames.unpack({k: stored[k] for k in stored.files}))
+                frames.check(found)
             except Exception as error:
                 raise TraceError(f"{path}: not a frame of connectivity ({error})") from None
-        return frames
+        return found
 
     def __repr__(self) -> str:
         c, r = self.header["corpus"], self.recipe
@@ -248,8 +253,8 @@ class Trace:
             shown = [k for k in ("P@1", "PSP@5", "recall@5/head", "recall@5/torso", "recall@5/tail") if k in m]
             lines.append("  " + ", ".join(f"{k} {m[k]:.1f}" for k in shown)
                          + " (propensity A={}, B={})".format(*c["propensity"]))
-        if len(self._frames) > 1:
-            lines.append(f"  {len(self._frames) - 1} rewires")
+        if len(self.store) > 1:
+            lines.append(f"  {len(self.store) - 1} rewires")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
 
 
