@@ -145,6 +145,124 @@ def test_a_bad_change_is_told_and_the_run_goes_on(make):
     assert engine.trace().events["change"] == []
 
 
+@pytest.mark.parametrize("growth_mode", ["random", "gradient"])
+def test_rewire_now_comes_with_the_next_step(make, growth_mode):
+    engine = make(RECIPE.replace(growth_mode=growth_mode, rewire_interval=0))
+    engine.run_for(3)
+    engine.change(rewire_now=True)
+    assert "next step will rewire" in wait(engine, lambda s: s.changes == 1 and s.message).message
+    engine.run_for(4)
+    assert engine.trace().frames == [0, 4] and engine.snapshot.recipe.growth_mode == growth_mode
+
+
+def test_a_planned_knob_waits_for_reset(make):
+    engine = make()
+    engine.run_for(2)
+    engine.plan(fan_in=6, seed=3)
+    engine.plan(hidden=0)
+    assert wait(engine, lambda s: "hidden" in s.message).planned == {"fan_in": 6, "seed": 3}
+    engine.plan(seed=0)
+    assert "fan_in = 6" in wait(engine, lambda s: s.planned == {"fan_in": 6}).message
+    assert engine.trace().recipe.fan_in == 4
+    engine.reset()
+    engine.run_for(1)
+    assert engine.snapshot.planned == {} and engine.trace().recipe.fan_in == 6
+
+
+# --- two runs
+
+
+def test_two_runs_see_the_same_documents_and_take_turns(make, monkeypatch):
+    engine = make(start=False)
+    engine.run_for(20)
+    engine.compare(RECIPE.replace(rewire_fraction=0.5, seed=9))
+    engine.run_for(0)
+    snapshot = engine.snapshot
+    assert (snapshot.step, snapshot.other.step, snapshot.run) == (0, 20, 2) and snapshot.recipe.seed == 0
+    engine.run_for(15)
+    assert (engine.snapshot.step, engine.snapshot.other.step) == (15, 20)  # B has not gone past A yet
+    for number in (1, 7):
+        assert np.array_equal(engine._run.batch_rows(number), engine._other.run.batch_rows(number))
+    engine.run_for(15)
+    assert (engine.snapshot.step, engine.snapshot.other.step) == (30, 30)
+    b, a = engine.trace(), engine.trace(other=True)
+    assert (a.recipe.rewire_fraction, b.recipe.rewire_fraction) == (0.15, 0.5)
+    assert losses(engine)[:10].tolist() == a.history("loss")[1][:10].tolist()  # the first rewire comes after step 10
+    assert losses(engine)[10:].tolist() != a.history("loss")[1][10:].tolist()
+    alone = make(start=False)
+    alone.run_for(30)
+    assert losses(alone).tolist() == a.history("loss")[1].tolist()
+
+
+def test_knobs_turn_b_and_reset_starts_both_over(make):
+    engine = make()
+    engine.compare()
+    engine.change(lr_factor=0.5)
+    engine.plan(seed=4)
+    engine.step(5)
+    snapshot = wait(engine, lambda s: s.step == 5 and s.state == "paused")
+    assert (snapshot.recipe.lr_factor, snapshot.other.recipe.lr_factor, snapshot.other.step) == (0.5, 1.0, 5)
+    engine.reset()
+    snapshot = wait(engine, lambda s: s.step == 0 and s.state == "paused")
+    assert (snapshot.other.step, snapshot.recipe.seed, snapshot.other.recipe.seed) == (0, 4, 4)
+    engine.step(2)
+    assert wait(engine, lambda s: s.step == 2 and s.state == "paused").other.step == 2
+    engine.single()
+    engine.step(1)
+    assert wait(engine, lambda s: s.step == 3 and s.state == "paused").other is None
+    with pytest.raises(RuntimeError, match="no A"):
+        engine.trace(other=True)
+
+
+def test_where_a_fails_b_goes_on(make):
+    engine = make(RECIPE.replace(output_lr=1e30, warmup=0, aux_weight=0.0, output_optimizer="sgd"), start=False)
+    engine.compare(RECIPE)
+    snapshot = engine.run_for(30)
+    assert (snapshot.state, snapshot.step, snapshot.other.state) == ("paused", 30, "failed")
+    assert "A failed" in snapshot.other.message and engine.trace(other=True).status == "failed"
+
+
+def test_both_runs_end_at_their_end_and_at_close(make):
+    engine = make(steps=15, start=False)
+    engine.compare(RECIPE.replace(rewire_interval=5))
+    snapshot = engine.run_for(15)
+    assert (snapshot.state, snapshot.other.state) == ("finished", "finished")
+    assert engine.trace(other=True).status == "finished" == engine.trace().status
+    engine.reset()
+    engine.run_for(3)
+    engine.close()
+    assert engine.trace(other=True).status == "interrupted" == engine.trace().status
+
+
+# --- recordings
+
+
+def test_a_recording_is_looked_at_and_never_trains(make):
+    trace = xe.train(CORPUS, RECIPE, steps=25, progress=False)
+    engine = Engine(None, trace=trace)
+    snapshot = engine.run_for(10)
+    assert (snapshot.state, snapshot.step, snapshot.n_frames, snapshot.records) == ("recorded", 25, 2, 25)
+    assert "nothing trains" in snapshot.message and snapshot.record["step"] == 25 and "P@1" in snapshot.metrics
+    engine.reset()
+    engine.change(lr_factor=0.1)
+    assert engine.run_for(1).step == 25 and engine.trace() is trace
+    engine.close()
+
+
+def test_a_new_run_beside_a_recording(make):
+    trace = xe.train(CORPUS, RECIPE, steps=25, progress=False)
+    engine = make(start=False, steps=25, trace=trace)
+    engine.compare()
+    snapshot = engine.run_for(25)
+    assert (snapshot.state, snapshot.step, snapshot.other.state) == ("finished", 25, "recorded")
+    assert losses(engine).tolist() == pytest.approx(trace.history("loss")[1].tolist(), rel=1e-6)
+    engine.reset()
+    assert engine.run_for(3).other.step == 25 and engine.trace(other=True) is trace
+
+
+# --- ends
+
+
 def test_a_diverged_run_fails_in_words_and_reset_starts_another(make):
     engine = make(RECIPE.replace(output_lr=1e30, warmup=0, aux_weight=0.0, output_optimizer="sgd"))
     engine.play()

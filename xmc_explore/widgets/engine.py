@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..corpora import Corpus
+from ..corpora import Corpus, load_corpus
 from ..recipe import Recipe
 from ..trace import Trace, TraceWriter
 from ..training import Run, TrainingError
 
 THREAD_NAME = "xmc-engine"
-ENDED = ("finished", "failed", "stopped")  # a run that takes no more steps; all but the last can be reset
+ENDED = ("finished", "failed", "stopped", "recorded")  # a run that takes no more steps
 FINISHED = "The run is finished. Reset starts another."
+RECORDED = "This is a recording: nothing trains. Branch continues it, A|B sets a new run beside it."
 _STOP = ("stop", None)
 # A run that takes every core starves the browser that shows it, and is itself the slower for the fight: torch's
 # threads wait for each other at every operation (measured: 2 threads on 2 busy cores 3 steps/s, 1 thread 40).
@@ -39,9 +40,10 @@ _RATE_STEPS = 50  # the speed is that of the last so many steps
 class Snapshot:
     """What was known of the run between two steps; nothing in it changes afterwards.
 
-    `state` is "building", "paused", "playing", "finished", "failed" or "stopped", `message` says in words what went
-    wrong. `events` and `frames` are the trace's own append-only lists: read the first `step` step events, the first
-    `evaluations`, `rewires` and `changes` of theirs, and the first `rewires` + 1 frames.
+    `state` is "building", "paused", "playing", "finished", "failed", "stopped" or "recorded", `message` says in words
+    what went wrong. `events` and `frames` are the trace's own append-only lists: read the first `records` step events,
+    the first `evaluations`, `rewires` and `changes` of theirs, and the first `n_frames` frames.
+    `other` is the run A that this one, then called B, is compared with; `planned` are options for the next reset.
     """
 
     version: int = 0  # of the snapshot: a later one has a higher one
@@ -53,6 +55,8 @@ class Snapshot:
     step: int = 0
     steps: int = 0
     features: int = 0  # inputs of the sparse output layer; 0 where it is not sparse
+    records: int = 0
+    n_frames: int = 0
     rewires: int = 0
     evaluations: int = 0
     changes: int = 0
@@ -60,26 +64,80 @@ class Snapshot:
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     frames: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
+    planned: dict[str, Any] = field(default_factory=dict, repr=False)
+    other: Snapshot | None = None
 
     @property
     def record(self) -> dict[str, Any]:
         """What was recorded of the last step; empty before the first."""
-        return self.events["step"][self.step - 1] if self.step else {}
+        return self.events["step"][self.records - 1] if self.records else {}
+
+
+def recorded(trace: Trace) -> Snapshot:
+    """A trace as a snapshot that nothing will change."""
+    events = trace.events
+    return Snapshot(run=1, state="recorded", message=RECORDED, recipe=trace.recipe, step=trace.steps,
+                    steps=trace.header["steps"], features=trace.width if trace.frames else 0,
+                    metrics=trace.metrics("test") if events["eval"] else {}, events=events, frames=trace._frames,
+                    **_lengths(events, trace._frames))
+
+
+def _lengths(events: dict[str, list], frames: list) -> dict[str, int]:
+    return dict(records=len(events["step"]), rewires=len(events["rewire"]), evaluations=len(events["eval"]),
+                changes=len(events["change"]), n_frames=len(frames))
+
+
+def _view(run: Run) -> dict[str, Any]:
+    events, frames = run.trace.events, run.trace.frames
+    return dict(step=run.step_number, steps=run.steps, metrics=run.last_metrics, events=events, frames=frames,
+                features=0 if run.rewirer is None else run.rewirer.layer.in_features, **_lengths(events, frames))
+
+
+class Refused(ValueError):
+    """A command that cannot be obeyed; the run goes on as it was."""
+
+
+@dataclass
+class _Other:
+    """Run A of a comparison, and where it is recorded; without a `run` it takes no more steps."""
+
+    snapshot: Snapshot
+    source: TraceWriter | Trace
+    run: Run | None = None
+
+    def look(self) -> Snapshot:
+        if self.run is not None:
+            self.snapshot = replace(self.snapshot, **_view(self.run))
+        return self.snapshot
+
+    def end(self, status: str = "interrupted", message: str = "") -> None:
+        if self.run is not None:
+            self.run.close(status)
+            state = "stopped" if status == "interrupted" else status
+            self.snapshot, self.run = replace(self.look(), state=state, message=message), None
 
 
 class Engine:
     """A run under control: `start()` gives it a thread of its own, `run_for(steps)` drives it from the calling one.
 
-    `play`, `pause`, `step`, `change` and `reset` only post a command and return at once; it is obeyed before the next
-    step. What goes wrong becomes a snapshot with state "failed" and a message; `reset` starts over.
-    `out` is the folder of the trace; where it is taken, "-2", "-3", ... is appended, so nothing is overwritten.
+    `play`, `pause`, `step`, `change`, `plan`, `reset`, `compare` and `single` only post a command and return at once;
+    it is obeyed before the next step. What goes wrong becomes a snapshot with state "failed" and a message; `reset`
+    starts over. `out` is the folder of the trace; where it is taken, "-2", "-3", ... is appended, so nothing is
+    overwritten. `trace` is a recording to look at, without a run; its corpus is loaded when one is asked for.
+
+    Two runs: `compare` keeps the run as A and starts B from step 0. Controls turn B; A takes a step whenever B has gone
+    past it. Both see the same documents in the same order, as that depends on the seed alone.
     """
 
-    def __init__(self, corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None,
-                 out: str | Path | None = None, device: str | torch.device | None = None):
+    def __init__(self, corpus: Corpus | None, recipe: Recipe | None = None, *, steps: int | None = None,
+                 out: str | Path | None = None, device: str | torch.device | None = None, trace: Trace | None = None):
         self.corpus, self._steps, self._out, self._device = corpus, steps, out, device
-        self._recipe = recipe or Recipe()  # of the next run: the knobs as they stand
+        self._recipe = recipe or (Recipe() if trace is None else trace.recipe)  # the knobs as they stand
+        self._planned: dict[str, Any] = {}
         self._run: Run | None = None
+        self._number = 0  # of the run
+        self._other: _Other | None = None
+        self._loaded = trace
         self._writer: TraceWriter | None = None  # of the run, and still there when it has failed
         self.error: Exception | None = None
         self._budget: float = 0  # steps still to go; infinite while playing
@@ -90,7 +148,7 @@ class Engine:
         self._worker: threading.Thread | None = None
         # A SimpleQueue, as the garbage collector may be the one to post the last command.
         self._commands: queue.SimpleQueue = queue.SimpleQueue()
-        self._commands.put(("reset", None))
+        self._commands.put(("reset", None) if trace is None else ("load", trace))
         self._posted = 1
         weakref.finalize(self, self._commands.put, _STOP).atexit = False
         _ENGINES.add(self)
@@ -122,9 +180,24 @@ class Engine:
         """Turn live knobs (see `Run.change`) from the next step on; on a run that has ended, from the next reset on."""
         self._post("change", options)
 
+    def plan(self, **options: Any) -> None:
+        """Turn knobs that need a new model: the options wait for the next reset."""
+        self._post("plan", options)
+
     def reset(self, recipe: Recipe | None = None) -> None:
-        """Start over from step 0, with another recipe or with the knobs as they stand; the old run's trace stays."""
+        """Start over from step 0, with another recipe or with the knobs as they stand; the old run's trace stays.
+
+        Of two runs both start over: B with the knobs, A with its own recipe and the seed of B.
+        """
         self._post("reset", recipe)
+
+    def compare(self, recipe: Recipe | None = None) -> None:
+        """Keep the run as A, and start B from step 0, with another recipe or with the knobs as they stand."""
+        self._post("compare", recipe)
+
+    def single(self) -> None:
+        """End a comparison: B stays."""
+        self._post("single")
 
     def close(self, timeout: float = 30) -> None:
         """End the run and its thread. Harmless the second time."""
@@ -156,19 +229,22 @@ class Engine:
             self._changed.wait_for(lambda: condition(self._snapshot), timeout)
             return self._snapshot
 
-    def trace(self) -> Trace:
-        """What was recorded so far. Raises RuntimeError if no run could be built."""
+    def wake(self) -> None:
+        """Let those who `wait` look at their condition again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def trace(self, other: bool = False) -> Trace:
+        """What was recorded so far, of run A if `other`. Raises RuntimeError if no run could be built."""
         if self._worker is not None and self._snapshot.state != "stopped":
             found: list[Trace | Exception] = []
-            ticket = self._post("trace", found)  # read between two steps, or the last line might be half a line
+            ticket = self._post("trace", (other, found))  # read between two steps: never half a line
             self.wait(lambda s: s.handled >= ticket or s.state == "stopped")
             if found and isinstance(found[0], Exception):
                 raise found[0]
             if found:
                 return found[0]
-        if self._writer is None:
-            raise RuntimeError(f"there is no run yet, so nothing is recorded. {self._snapshot.message}")
-        return Trace.of(self._writer)
+        return self._trace(other)
 
     def run_for(self, steps: int) -> Snapshot:
         """Train for `steps` steps and return when they are done: in this thread, or in the engine's if it has one.
@@ -214,6 +290,8 @@ class Engine:
             else:
                 name, argument = command
                 getattr(self, f"_do_{name}")(argument)
+        except Refused as error:
+            self._publish(message=str(error))
         except Exception as error:
             self._fail(error)
         if command is not None:
@@ -227,8 +305,8 @@ class Engine:
         self._go(n if self._budget == float("inf") else self._budget + n)
 
     def _go(self, budget: float) -> None:
-        if self._snapshot.state == "finished":
-            self._publish(message=FINISHED)
+        if self._snapshot.state in ("finished", "recorded"):
+            self._publish(message=FINISHED if self._snapshot.state == "finished" else RECORDED)
         elif self._snapshot.state not in ENDED:
             self._budget = budget
             self._ticks.clear()
@@ -240,37 +318,110 @@ class Engine:
             self._publish(state="paused", message="")
 
     def _do_change(self, options: dict[str, Any]) -> None:
+        knobs = {name: value for name, value in options.items() if name != "rewire_now"}
         try:
-            recipe = self._recipe.replace(**options)
+            recipe = self._recipe.replace(**knobs)
             if self._snapshot.state not in ENDED:
                 self._run.change(**options)
         except ValueError as error:  # the run goes on as it was
-            self._publish(message=str(error))
-        else:
-            self._recipe = recipe
-            waits = "This run has ended: the change waits for Reset." if self._snapshot.state in ENDED else ""
-            self._publish(message=waits, recipe=recipe)
+            raise Refused(str(error)) from None
+        self._recipe = recipe
+        message = "The next step will rewire." if "rewire_now" in options else ""
+        if self._snapshot.state in ENDED:
+            if "rewire_now" in options:
+                raise Refused(FINISHED if self._snapshot.state == "finished" else "No run is going on.")
+            waits = "Branch" if self._snapshot.state == "recorded" else "Reset"
+            message = f"This run has ended: the change waits for {waits}."
+        self._publish(message=message, recipe=recipe)
+
+    def _do_plan(self, options: dict[str, Any]) -> None:
+        try:
+            self._recipe.replace(**self._planned | options)
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        self._planned = {name: value for name, value in (self._planned | options).items()
+                         if getattr(self._recipe, name) != value}
+        waiting = ", ".join(f"{name} = {value}" for name, value in self._planned.items())
+        self._publish(planned=self._planned, message=f"Waits for Reset: {waiting}." if waiting else "")
+
+    def _do_load(self, trace: Trace) -> None:
+        self._number += 1
+        self._publish(recorded(trace))
 
     def _do_reset(self, recipe: Recipe | None) -> None:
-        if self._run is not None:
-            self._run.close("interrupted")
-        self._budget, self._run, self._writer, self.error, self._rate = 0, None, None, None, None
-        self._recipe = recipe or self._recipe
-        before = self._snapshot
-        self._publish_new(Snapshot(before.version, before.handled, before.run + 1, recipe=self._recipe))
-        self._run = Run(self.corpus, self._recipe, steps=self._steps, out=self._free_folder(), device=self._device)
-        self._writer = self._run.trace
-        self._publish(state="paused")
+        if self._snapshot.state == "recorded":
+            raise Refused(RECORDED)
+        recipe = recipe or self._recipe.replace(**self._planned)
+        other, a = self._other, None if self._other is None else self._other.snapshot
+        if other is not None and not isinstance(other.source, Trace):
+            other.end()
+            run = Run(self.corpus, a.recipe.replace(seed=recipe.seed), steps=self._steps, out=self._free_folder(),
+                      device=self._device)
+            self._other = _Other(Snapshot(run=a.run + 1, state="paused", recipe=run.recipe), run.trace, run)
+        self._begin(recipe)
 
-    def _do_trace(self, found: list[Trace | Exception]) -> None:
+    def _do_compare(self, recipe: Recipe | None) -> None:
+        if not (self._writer or self._loaded):
+            raise Refused("There is no run yet to compare with.")
+        recipe = recipe or self._recipe.replace(**self._planned)
+        self._need_corpus()
+        self._set_aside()
+        self._begin(recipe.replace(seed=self._other.snapshot.recipe.seed))
+
+    def _do_single(self, _: None) -> None:
+        if self._other is not None:
+            self._other.end()
+        self._other = None
+        self._publish(message="")
+
+    def _do_trace(self, request: tuple[bool, list[Trace | Exception]]) -> None:
+        other, found = request
         try:
-            if self._writer is not None:
-                found.append(Trace.of(self._writer))
+            found.append(self._trace(other))
         except Exception as error:  # belongs to whoever asked, and is no failure of the run
             found.append(error)
 
+    def _trace(self, other: bool = False) -> Trace:
+        if other and self._other is None:
+            raise RuntimeError("there is one run only, and so no A")
+        source = self._other.source if other else self._writer or self._loaded
+        if source is None:
+            raise RuntimeError(f"there is no run yet, so nothing is recorded. {self._snapshot.message}")
+        return source if isinstance(source, Trace) else Trace.of(source)
+
+    # --- runs that begin and end
+
+    def _begin(self, recipe: Recipe) -> None:
+        """Start the run that the controls turn."""
+        self._close_run()
+        self._run, self._writer, self._number = None, None, self._number + 1
+        self._publish(self._blank(recipe))
+        self._adopt(Run(self.corpus, recipe, steps=self._steps, out=self._free_folder(), device=self._device))
+
+    def _adopt(self, run: Run, message: str = "") -> None:
+        self._run, self._writer = run, run.trace
+        self._publish(self._blank(run.recipe), state="paused", message=message)
+
+    def _blank(self, recipe: Recipe) -> Snapshot:
+        self._recipe, self._planned, self._budget, self.error, self._rate = recipe, {}, 0, None, None
+        return Snapshot(run=self._number, recipe=recipe)
+
+    def _set_aside(self) -> None:
+        """Make the run that the controls turned run A; an earlier A ends."""
+        if self._other is not None:
+            self._other.end()
+        ended = self._snapshot.state in ENDED
+        self._other = _Other(replace(self._snapshot, other=None, planned={}), self._writer or self._loaded,
+                             None if ended else self._run)
+        self._run = self._writer = None
+
+    def _need_corpus(self) -> None:
+        if self.corpus is None:
+            self.corpus = load_corpus(self._loaded.header["corpus"]["name"])
+
     def _advance(self) -> None:
         self._run.step()
+        self._follow()
         self._budget -= 1
         self._ticks.append(time.perf_counter())
         if len(self._ticks) > 1:
@@ -284,6 +435,19 @@ class Engine:
         else:
             self._publish(state="playing" if self._budget > 0 else "paused")
 
+    def _follow(self) -> None:
+        """Let run A take a step if B is ahead of it; where A fails, B goes on."""
+        other = self._other
+        if other is None or other.run is None or other.run.step_number >= self._run.step_number:
+            return
+        try:
+            other.run.step()
+            if other.run.finished:
+                other.run.evaluate(final=True)
+                other.end("finished")
+        except Exception as error:
+            other.end("failed", f"A failed: {error}")
+
     def _fail(self, error: Exception) -> None:
         self._budget, self.error = 0, error
         if self._run is not None:
@@ -292,10 +456,15 @@ class Engine:
         self._publish(state="failed", message=str(error) if known and str(error) else repr(error))
 
     def _stop(self) -> None:
+        self._close_run()
+        if self._other is not None:
+            self._other.end()
+        self._run = None  # the memory of the model; the trace stays
+        self._publish(state="stopped", message="")
+
+    def _close_run(self) -> None:
         if self._run is not None:
             self._run.close("interrupted")
-        self._run = None  # the model's memory; the trace stays
-        self._publish(state="stopped", message="")
 
     def _free_folder(self) -> Path | None:
         if self._out is None:
@@ -306,14 +475,13 @@ class Engine:
             folder = Path(f"{self._out}-{number}")
         return folder
 
-    def _publish(self, **fields: Any) -> None:
+    def _publish(self, base: Snapshot | None = None, **fields: Any) -> None:
         if self._run is not None:
-            run, events = self._run, self._run.trace.events
-            fields |= dict(step=run.step_number, steps=run.steps, metrics=run.last_metrics, events=events,
-                           features=0 if run.rewirer is None else run.rewirer.layer.in_features,
-                           evaluations=len(events["eval"]), rewires=len(events["rewire"]),
-                           changes=len(events["change"]), steps_per_second=self._rate, frames=run.trace.frames)
-        self._publish_new(replace(self._snapshot, **fields))
+            fields |= dict(steps_per_second=self._rate, **_view(self._run))
+        now = self._snapshot
+        fields |= dict(handled=fields.get("handled", now.handled), planned=self._planned,
+                       other=None if self._other is None else self._other.look())
+        self._publish_new(replace(base or now, **fields))
 
     def _publish_new(self, snapshot: Snapshot) -> None:
         with self._changed:
