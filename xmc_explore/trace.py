@@ -62,6 +62,7 @@ class TraceWriter:
         _write_json(self.folder / "run.json", self.header)
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.frames: list[dict[str, Any]] = []
+        self.store = FrameStore(self.frames)
         self._file = open(self.folder / "events.jsonl", "a", encoding="utf-8")
         self._flushed = time.monotonic()
 

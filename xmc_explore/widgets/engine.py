@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from ..corpora import Corpus, load_corpus
+from ..frames import FrameStore
 from ..recipe import Recipe
 from ..trace import Trace, TraceWriter
 from ..training import Run, TrainingError
@@ -41,8 +42,8 @@ class Snapshot:
     """What was known of the run between two steps; nothing in it changes afterwards.
 
     `state` is "building", "paused", "playing", "finished", "failed", "stopped" or "recorded", `message` says in words
-    what went wrong. `events` and `frames` are the trace's own append-only lists: read the first `records` step events,
-    the first `evaluations`, `rewires` and `changes` of theirs, and the first `n_frames` frames.
+    what went wrong. `events` are the trace's own append-only lists: read the first `records` step events, the first
+    `evaluations`, `rewires` and `changes` of theirs, and the first `n_frames` frames of `store`.
     `other` is the run A that this one, then called B, is compared with; `planned` are options for the next reset.
     """
 
@@ -64,6 +65,7 @@ class Snapshot:
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
     frames: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
+    store: FrameStore | None = field(default=None, repr=False)
     planned: dict[str, Any] = field(default_factory=dict, repr=False)
     other: Snapshot | None = None
 
@@ -78,11 +80,11 @@ def recorded(trace: Trace) -> Snapshot:
     events = trace.events
     return Snapshot(run=1, state="recorded", message=RECORDED, recipe=trace.recipe, step=trace.steps,
                     steps=trace.header["steps"], features=trace.width if trace.frames else 0,
-                    metrics=trace.metrics("test") if events["eval"] else {}, events=events, frames=trace._frames,
-                    **_lengths(events, trace._frames))
+                    metrics=trace.metrics("test") if events["eval"] else {}, events=events, store=trace.store,
+                    **_lengths(events, trace.store))
 
 
-def _lengths(events: dict[str, list], frames: list) -> dict[str, int]:
+def _lengths(events: dict[str, list], frames: list | FrameStore) -> dict[str, int]:
     return dict(records=len(events["step"]), rewires=len(events["rewire"]), evaluations=len(events["eval"]),
                 changes=len(events["change"]), n_frames=len(frames))
 
@@ -90,6 +92,7 @@ def _lengths(events: dict[str, list], frames: list) -> dict[str, int]:
 def _view(run: Run) -> dict[str, Any]:
     events, frames = run.trace.events, run.trace.frames
     return dict(step=run.step_number, steps=run.steps, metrics=run.last_metrics, events=events, frames=frames,
+                store=run.trace.store,
                 features=0 if run.rewirer is None else run.rewirer.layer.in_features, **_lengths(events, frames))
 
 
