@@ -30,6 +30,7 @@ _HOME = {
     "logit_free": None,
     "memory": None,
     "metrics": None,
+    "probes": None,
     "plots": None,
     "claims": None,
     "doctor": None,

@@ -36,7 +36,8 @@ _SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff
 _POSITIVE = ("hidden", "max_tokens", "fan_in", "aux_clusters", "batch_size", "epochs", "loss_interval")
 _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire_interval", "encoder_lr", "output_lr",
                  "intermediate_lr", "aux_lr", "lr_factor", "encoder_weight_decay", "output_weight_decay", "warmup",
-                 "eval_interval", "eval_documents")
+                 "eval_interval", "eval_documents", "probe_interval")
+PROBES = ("budget", "twin", "snr")  # see `probes.GradientProbes`
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,10 @@ class Recipe:
     eval_interval: int = 0
     eval_documents: int = 2000
 
+    # Looking at the encoder's gradient: every how many steps (0: never), at what. "twin" costs a dense layer.
+    probe_interval: int = 0
+    probes: str = "budget,twin,snr"
+
     seed: int = 0
 
     def __post_init__(self):
@@ -128,6 +133,10 @@ class Recipe:
                 if not low <= getattr(self, name) <= high:
                     span = f"between {low} and {high}" if high == 1 else f"at least {low}"
                     raise ValueError(f"Recipe: {name} must be {span}; got {getattr(self, name)}")
+        unknown = {name.strip() for name in self.probes.split(",")} - {*PROBES, ""}
+        if unknown:
+            raise ValueError(f"Recipe: probes={self.probes!r} names {', '.join(map(repr, sorted(unknown)))}; give some "
+                             f"of {', '.join(PROBES)}, with commas between them")
         self._check_memory_options()
 
     def _check_memory_options(self) -> None:

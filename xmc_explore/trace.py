@@ -2,7 +2,8 @@
 
     run.json            recipe, seed, versions, corpus (name, fingerprint, sizes), width D; written first
     labels.json         label names and training frequencies
-    events.jsonl        one JSON object a line, appended as the run goes: kind "step", "eval", "rewire", "change", "end"
+    events.jsonl        one JSON object a line, appended as the run goes, of a kind: "step", "eval", "rewire", "probe",
+                        "change", "end"
     connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see `frames`)
 
 Events are appended and flushed; every other file is written beside its place and then renamed. Nothing is unpickled.
@@ -159,18 +160,19 @@ class Trace:
         return pd.DataFrame(rows)
 
     def history(self, name: str, split: str = "test") -> tuple[np.ndarray, np.ndarray]:
-        """(steps, values) of one quantity: a field of the steps ("loss", "grad/first"), a metric ("P@1"), or "churn".
+        """(steps, values) of one quantity: a field of the steps ("loss", "grad/first"), of the rewires ("churn",
+        "age/tail"), of the probes ("snr", "budget/share/head"), or a metric ("P@1").
 
         Raises KeyError listing what there is.
         """
-        for kind in ("step", "rewire"):
+        for kind in ("step", "rewire", "probe"):
             if any(name in e for e in self.events[kind]):
                 found = [(e["step"], e[name]) for e in self.events[kind] if e.get(name) is not None]
                 return np.array([s for s, _ in found]), np.array([v for _, v in found], dtype=float)
         found = [(e["step"], e["metrics"].get(name)) for e in self.events["eval"] if e["split"] == split]
         found = [(s, math.nan if v is None else v) for s, v in found if name in self.events["eval"][0]["metrics"]]
         if not found:
-            known = sorted({k for e in self.events["step"][:1] + self.events["rewire"][:1] for k in e}
+            known = sorted({k for kind in ("step", "rewire", "probe") for e in self.events[kind][:1] for k in e}
                            | {k for e in self.events["eval"][:1] for k in e["metrics"]})
             raise KeyError(f"{name!r} is not recorded for {split!r}; there is {', '.join(known)}")
         return np.array([s for s, _ in found]), np.array([v for _, v in found], dtype=float)

@@ -22,7 +22,7 @@ from .layers import FixedFanIn
 from .logit_free import compute_dtype, logit_gradient, loss_by_chunks, step_in_place, top_labels
 from .metrics import Evaluator
 from .model import LOSSES, Classifier
-from .probes import gradient_norms
+from .probes import ConnectionProbe, GradientProbes, gradient_norms
 from .recipe import LIVE, Recipe
 from .sparsity import Rewirer
 from .trace import Trace, TraceWriter
@@ -96,8 +96,13 @@ class Run:
         self.step_number = 0
         self.last_metrics: dict[str, float] = {}
         self.trace = TraceWriter(out, corpus, recipe, self.steps, self.model.width)
+        self.probes = self._probes()
         if self.rewirer is not None:
-            self.trace.log_connectivity(0, indices=self.model.output.indices.cpu().numpy().copy())
+            first = self.model.output.indices.cpu().numpy().copy()
+            self.trace.log_connectivity(0, indices=first)
+            direct = recipe.encoder == "features" and not recipe.intermediate  # the layer reads the corpus's features
+            self.connections = ConnectionProbe(first, self.model.width, corpus.bins().of_label,
+                                               corpus.support if direct else None)
 
     # --- one step
 
@@ -114,10 +119,13 @@ class Run:
         batch = self.documents["train"].batch(rows, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.autocast == "bfloat16"):
             x, clusters = self.model.features(batch, with_clusters=weight > 0)
-            main, roots = self._main_loss(x, *self._positives(self.corpus.train.labels, rows), 1 - weight, number)
+            positives = self._positives(self.corpus.train.labels, rows)
+            of_clusters = self._positives(self._cluster_labels, rows) if weight > 0 else None
+            if self.probes is not None:
+                self._probe(number, x, positives, of_clusters, weight)
+            main, roots = self._main_loss(x, *positives, 1 - weight, number)
         total, auxiliary = main, None
         if weight > 0:
-            of_clusters = self._positives(self._cluster_labels, rows)
             loss = LOSSES[recipe.loss](_at_least_float32(clusters), *of_clusters)
             roots.append((weight * loss, None))
             auxiliary = float(loss.detach())
@@ -193,9 +201,10 @@ class Run:
     def _rewire(self) -> None:
         event = self.rewirer.step()
         if event is not None:
-            frame = self.trace.log_connectivity(event.step, slots=event.slots.cpu().numpy().astype(np.int32),
-                                                new=event.new.cpu().numpy())
-            self.trace.log("rewire", step=event.step, frame=frame, churn=event.churn)
+            slots, new = event.slots.cpu().numpy().astype(np.int32), event.new.cpu().numpy()
+            frame = self.trace.log_connectivity(event.step, slots=slots, new=new)
+            self.trace.log("rewire", step=event.step, frame=frame, churn=event.churn,
+                           **self.connections.rewired(event.step, slots, new))
 
     def batch_rows(self, number: int) -> np.ndarray:
         """The training documents of a step: a function of the seed alone, whatever else the recipe says."""
@@ -260,6 +269,19 @@ class Run:
         if rewire_now:
             self.rewirer.requested = options["rewire_now"] = True
         self.trace.log("change", step=self.step_number, options=options)
+
+    def _probe(self, number: int, *step: Any) -> None:
+        """Show the probes a step before it changes anything."""
+        if seen := self.probes(number, self.recipe, *step, self.learning_rate_factor(number)):
+            self.trace.log("probe", step=number, **seen)
+
+    def _probes(self) -> GradientProbes | None:
+        """The probes of the encoder's gradient, if the recipe asks for them and the encoder has parameters."""
+        learns = any(p.requires_grad for p in self.model.encoder.parameters())
+        if not (self.recipe.probe_interval and learns):
+            return None
+        return GradientProbes(self.model, self.recipe, self.corpus.bins().of_label,
+                              _optimizer(self.recipe.output_optimizer, self.recipe))
 
     def _new_rewirer(self) -> Rewirer:
         r = self.recipe

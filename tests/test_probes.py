@@ -1,0 +1,232 @@
+"""Probes: gradients against autograd in float64, connections by their definitions, and a run that never notices."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from corpus_for_tests import tiny_corpus
+from torch import nn
+
+import xmc_explore as xe
+from xmc_explore import probes
+from xmc_explore.corpora import BIN_NAMES
+from xmc_explore.model import LOSSES
+from xmc_explore.training import Run
+
+BAG = dict(hidden=24, aux_clusters=4, warmup=5, batch_size=32, fan_in=4, rewire_interval=10, output_lr=0.01,
+           dropout=0.2)
+PARTS = (*BIN_NAMES, "auxiliary")
+
+
+def recipe(**options) -> xe.Recipe:
+    return xe.Recipe().replace(**{**BAG, **options})
+
+
+def run_of(steps=40, corpus=None, **options) -> Run:
+    return Run(corpus or tiny_corpus(), recipe(**options), steps=steps)
+
+
+# --- the run does not notice --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    {}, dict(growth_mode="gradient", intermediate=40), dict(output="bottleneck", bottleneck_width=3),
+    dict(output="dense", aux_weight=0.0), dict(autocast="bfloat16", loss="squared_hinge"),
+    dict(output_update="in_place"),
+    dict(output_update="in_place", output_optimizer="sgd", momentum=0.0, output_dtype="bfloat16")],
+    ids=lambda o: ",".join(map(str, o.values())) or "default")
+def test_a_run_is_the_same_bit_for_bit_with_probes_and_without(options):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    one, two = (xe.train(tiny_corpus(), recipe(**options, probe_interval=every), steps=25, progress=False)
+                for every in (0, 3))
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == np.random.get_state()[1].tolist()
+    assert one.history("loss")[1].tolist() == two.history("loss")[1].tolist()
+    assert one.history("grad")[1].tolist() == two.history("grad")[1].tolist()
+    assert one.metrics() == two.metrics()
+    if one.frames:
+        assert np.array_equal(one.connectivity(), two.connectivity())
+    assert not one.events["probe"] and [e["step"] for e in two.events["probe"]] == list(range(3, 25, 3))
+    again = xe.train(tiny_corpus(), recipe(**options, probe_interval=3), steps=25, progress=False)
+    for name in ("snr", "budget/share/tail"):
+        assert two.history(name)[1].tolist() == again.history(name)[1].tolist()
+
+
+def test_only_what_the_recipe_names_is_measured():
+    trace = xe.train(tiny_corpus(), recipe(probe_interval=5, probes="snr"), steps=10, progress=False)
+    assert set(trace.events["probe"][0]) == {"kind", "step", "seconds", "snr"}
+    with pytest.raises(ValueError, match="probes='budget,norm' names 'norm'; give some of budget, twin, snr"):
+        xe.Recipe(probes="budget,norm")
+
+
+def test_an_encoder_without_parameters_has_no_gradient_to_look_at():
+    trace = xe.train(tiny_corpus(texts=False), recipe(encoder="features", probe_interval=5), steps=10, progress=False)
+    assert not trace.events["probe"]
+
+
+# --- the encoder's gradient ---------------------------------------------------------------------------------------
+
+
+def gradient(outputs, run, **options) -> torch.Tensor:
+    """Of the encoder's parameters as one dense vector, by autograd."""
+    found = torch.autograd.grad(outputs, list(run.model.encoder.parameters()), retain_graph=True, **options)
+    return torch.cat([(g.to_dense() if g.is_sparse else g).flatten() for g in found])
+
+
+@pytest.mark.parametrize("options", [{}, dict(intermediate=40), dict(output="dense"), dict(loss="squared_hinge"),
+                                     dict(output="bottleneck", bottleneck_width=3), dict(aux_weight=0.0)],
+                         ids=lambda o: ",".join(map(str, o.values())) or "default")
+def test_budget_and_snr_are_what_autograd_says_in_float64(options):
+    run = run_of(probe_interval=1, dropout=0.0, **options)
+    for _ in range(3):  # past the first steps, where all labels say the same
+        run.step()
+    run.model.double().train()
+    weight, rows = run.auxiliary_weight(4), run.batch_rows(4)
+    ids, offsets, weights = run.documents["train"].batch(rows, run.device)
+    x, cluster_logits = run.model.features((ids, offsets, weights.double()), with_clusters=weight > 0)
+    logits = run.model.label_layer(x)
+    positives = run._positives(run.corpus.train.labels, rows)
+    clusters = run._positives(run._cluster_labels, rows) if weight > 0 else None
+    found = run.probes(4, run.recipe, x, positives, clusters, weight, 1.0)
+
+    loss_of = LOSSES[run.recipe.loss]
+    total = (1 - weight) * loss_of(logits, *positives)
+    parts = {}
+    dlogits, = torch.autograd.grad(total, logits, retain_graph=True)
+    of_label = torch.from_numpy(run.corpus.bins().of_label)
+    for i, name in enumerate(BIN_NAMES):
+        parts[name] = gradient(logits, run, grad_outputs=dlogits * (of_label == i))
+    parts["auxiliary"] = torch.zeros_like(parts["head"])
+    if weight > 0:
+        auxiliary = weight * loss_of(cluster_logits, *clusters)
+        parts["auxiliary"], total = gradient(auxiliary, run), total + auxiliary
+    whole = gradient(total, run)
+
+    for name, part in parts.items():
+        assert found[f"budget/norm/{name}"] == pytest.approx(float(part.norm()), rel=1e-10)
+        assert found[f"budget/share/{name}"] == pytest.approx(float(part @ whole / (whole @ whole)), abs=1e-10)
+    assert torch.allclose(sum(parts.values()), whole, rtol=1e-10, atol=1e-14), "the parts add up to the whole"
+    assert sum(found[f"budget/share/{name}"] for name in PARTS) == pytest.approx(1, abs=1e-10)
+
+    order = np.random.default_rng([run.recipe.seed, 13, 4]).permutation(len(rows))
+    micro = []
+    for part in np.array_split(order, 4):
+        at = torch.from_numpy(np.sort(part))
+        keep = torch.isin(positives[0], at)
+        moved = torch.searchsorted(at, positives[0][keep]), positives[1][keep]
+        value = (1 - weight) * loss_of(logits[at], *moved)
+        if weight > 0:
+            keep = torch.isin(clusters[0], at)
+            moved = torch.searchsorted(at, clusters[0][keep]), clusters[1][keep]
+            value = value + weight * loss_of(cluster_logits[at], *moved)
+        micro.append(gradient(value, run))
+    spread = torch.stack([(g - whole).square().sum() for g in micro]).mean()
+    assert found["snr"] == pytest.approx(float(whole.square().sum() / spread), rel=1e-8)
+
+
+def test_pure_noise_has_a_signal_to_noise_ratio_of_a_third():
+    noise = torch.randn(4, 100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mean = noise.mean(0)
+    assert float(mean.square().sum() / (noise - mean).square().sum(1).mean()) == pytest.approx(1 / 3, rel=0.02)
+
+
+def test_parts_of_the_input_gradient_add_up_whatever_the_chunks(monkeypatch):
+    layer = xe.FixedFanIn(13, 37, 5).double()
+    x = torch.randn(6, 13, dtype=torch.float64, requires_grad=True)
+    rows, columns = torch.tensor([0, 0, 3, 5]), torch.tensor([1, 36, 20, 0])
+    bins = torch.randint(3, (37,))
+    expected, = torch.autograd.grad(LOSSES["bce"](layer(x), rows, columns), x)
+    for logits in (1 << 20, 60):
+        monkeypatch.setattr(probes, "LOGITS", logits)
+        found = probes.input_gradient(layer, x, rows, columns, "bce", bins, 3)
+        assert torch.allclose(found.sum(0), expected, rtol=1e-12, atol=1e-14)
+    with pytest.raises(TypeError, match="cannot be gone through label by label"):
+        probes.input_gradient(nn.Bilinear(2, 2, 37), x, rows, columns, "bce", bins, 3)
+
+
+# --- the dense twin -----------------------------------------------------------------------------------------------
+
+
+def adam(parameters, **options):
+    return torch.optim.AdamW(parameters, **options)
+
+
+def test_the_twin_begins_as_the_sparse_layer_with_fresh_weights_where_that_has_none():
+    layer = xe.FixedFanIn(50, 30, 4)
+    with torch.no_grad():
+        layer.bias.normal_()
+    twin = probes.DenseTwin(layer, adam, xe.Recipe())
+    dense = layer.to_dense()
+    there = dense != 0
+    assert torch.equal(twin.layer.weight[there], dense[there]) and torch.equal(twin.layer.bias, layer.bias)
+    fresh = twin.layer.weight[~there].detach()
+    assert fresh.abs().max() <= 50**-0.5 and float(fresh.std()) == pytest.approx(50**-0.5 / math.sqrt(3), rel=0.05)
+    assert torch.equal(probes.DenseTwin(layer, adam, xe.Recipe()).layer.weight, twin.layer.weight), "seeded"
+
+
+def test_the_twin_learns_as_a_dense_layer_would_and_the_encoder_does_not_hear_it():
+    layer = xe.FixedFanIn(10, 7, 10)  # all features: its twin is the same layer
+    recipe = xe.Recipe(output_weight_decay=0.0)
+    twin, optimizer = probes.DenseTwin(layer, adam, recipe), adam(layer.parameters(), lr=0.5 * recipe.output_lr,
+                                                                  weight_decay=0.0)
+    rows, columns = torch.tensor([0, 1, 2]), torch.tensor([3, 3, 6])
+    for _ in range(3):
+        x = torch.randn(4, 10, requires_grad=True)
+        twin.learn(x, (rows, columns), "bce", 0.7, 0.5)
+        assert x.grad is None
+        (0.7 * LOSSES["bce"](layer(x.detach()), rows, columns)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.allclose(twin.layer.weight, layer.to_dense(), atol=1e-5)
+    expected = probes.input_gradient(layer, x, rows, columns, "bce", torch.zeros(7, dtype=torch.int8), 1)[0]
+    assert torch.allclose(twin.gradient(x, (rows, columns), "bce"), expected, atol=1e-5)
+
+
+def test_a_layer_that_reads_everything_agrees_with_its_twin_and_a_sparse_one_does_not():
+    full, sparse = (xe.train(tiny_corpus(), recipe(fan_in=k, rewire_interval=0, probe_interval=5, aux_weight=0.0),
+                             steps=30, progress=False) for k in (24, 2))
+    assert np.allclose(full.history("twin/cosine")[1], 1, atol=1e-3)
+    assert np.allclose(full.history("twin/norm_ratio")[1], 1, atol=1e-2)
+    assert (sparse.history("twin/cosine")[1] < 0.97).all()
+    assert np.array_equal(sparse.history("twin/cosine")[1], sparse.history("twin/cosine_total")[1])
+
+
+# --- connections during a run -------------------------------------------------------------------------------------
+
+
+def test_a_rewire_says_what_it_did_to_each_bin():
+    corpus = xe.load_corpus("planted", n_train=400, n_test=50, n_labels=40, n_features=32, support=4)
+    options = dict(encoder="features", fan_in=6, rewire_interval=5, batch_size=32, aux_weight=0.0)
+    trace = xe.train(corpus, xe.Recipe(**options), steps=60, progress=False)
+    of_label, born, tried = corpus.bins().of_label, np.zeros((40, 6)), set()
+    tried |= {(label, f) for label, row in enumerate(trace.connectivity(0)) for f in row}
+    assert trace.events["rewire"]
+    for event in trace.events["rewire"]:
+        slots, now = trace.changed(event["frame"]), trace.connectivity(event["frame"])
+        born.reshape(-1)[slots] = event["step"]
+        tried |= {(label, f) for label, row in enumerate(now) for f in row}
+        assert event["explored"] == pytest.approx(len(tried) / (40 * 32), rel=1e-6)
+        for i, name in enumerate(BIN_NAMES):
+            labels = np.flatnonzero(of_label == i)
+            replaced = np.isin(slots // 6, labels).sum()
+            assert event[f"churn/{name}"] == pytest.approx(replaced / (6 * len(labels)), rel=1e-6)
+            assert event[f"age/{name}"] == pytest.approx((event["step"] - born[labels]).mean(), rel=1e-6)
+            found = [len(set(now[label]) & set(corpus.support[label])) / 4 for label in labels]
+            assert event[f"found/{name}"] == pytest.approx(np.mean(found), rel=1e-6)
+
+
+def test_support_is_found_only_where_the_layer_reads_the_features_themselves():
+    corpus = xe.load_corpus("planted", n_train=400, n_test=50, n_labels=40, n_features=32, support=4)
+    recipe = xe.Recipe(hidden=24, fan_in=6, rewire_interval=5, aux_weight=0.0)
+    trace = xe.train(corpus, recipe, steps=20, progress=False)
+    assert trace.events["rewire"] and "found/head" not in trace.events["rewire"][0]
+
+
+def test_labels_that_share_rows_and_layers_too_large_to_remember(monkeypatch):
+    monkeypatch.setattr(probes, "TRIED", 10)
+    bins, row_of = np.array([0, 1, 1, 2]), np.array([-1, 0, 0, 1])
+    probe = probes.ConnectionProbe(np.array([[0, 1], [2, 3]]), 8, bins, row_of=row_of)
+    found = probe.rewired(10, np.array([1]), np.array([7], np.int16))
+    assert found == {"churn/torso": 0.5, "churn/tail": 0.0, "age/torso": 5.0, "age/tail": 10.0}
