@@ -1,5 +1,6 @@
 """Reading traces, the damaged ones above all."""
 
+import gzip
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ from corpus_for_tests import tiny_corpus
 
 import xmc_explore as xe
 from xmc_explore.trace import TraceError
+from xmc_explore.training import Run
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +23,10 @@ def original(tmp_path_factory):
 @pytest.fixture
 def folder(original, tmp_path):
     return shutil.copytree(original, tmp_path / "run")
+
+
+def events(folder, text):
+    (folder / "events.jsonl.gz").write_bytes(gzip.compress(text.encode()))
 
 
 def truncate(path):
@@ -87,8 +93,10 @@ def test_a_trace_of_format_1_still_loads(folder):
     (lambda f: (f / "run.json").write_text('{"format": 99}'), "trace format 99, this version reads 1 and 2"),
     (lambda f: (f / "run.json").write_text('{"format": 1, "recipe": {"fan_on": 3}}'), "did you mean 'fan_in'"),
     (lambda f: (f / "labels.json").unlink(), "labels.json is missing"),
-    (lambda f: (f / "events.jsonl").write_text('{"kind": "step"}\nnonsense\n'), "events.jsonl, line 2: not an event"),
-    (lambda f: (f / "events.jsonl").write_text('3\n'), "events.jsonl, line 1: not an event"),
+    (lambda f: events(f, '{"kind": "step"}\nnonsense\n'), "events.jsonl.gz, line 2: not an event"),
+    (lambda f: events(f, "3\n"), "events.jsonl.gz, line 1: not an event"),
+    (lambda f: truncate(f / "events.jsonl.gz"), "events.jsonl.gz: damaged .*; copy the trace again"),
+    (lambda f: (f / "events.jsonl.gz").write_bytes(b"plain"), "events.jsonl.gz: damaged"),
     (lambda f: (f / "connectivity" / "00001.npz").write_bytes(b"PK"), "00001.npz: not a frame of connectivity"),
     (lambda f: np.savez(f / "connectivity" / "00001.npz", step=np.array([{}], dtype=object)), "00001.npz: not a frame"),
     (lambda f: np.savez(f / "connectivity" / "00001.npz", step=1), "00001.npz: not a frame of connectivity .it has no"),
@@ -100,10 +108,28 @@ def test_damage_is_named(folder, damage, words):
         xe.Trace(folder)
 
 
+def test_weights_are_recorded_as_often_as_their_bytes_allow(tmp_path, monkeypatch):
+    recipe = xe.Recipe(encoder="features", aux_weight=0.0, fan_in=6, warmup=5, batch_size=32, rewire_interval=5)
+    for limit, expected in ((10**9, list(range(0, 61, 5))), (5 * 180, [0, 20, 40, 60]), (179, [])):
+        monkeypatch.setattr("xmc_explore.trace.WEIGHT_BYTES", limit)
+        run = Run(tiny_corpus(texts=False), recipe, steps=92)
+        for _ in range(60):
+            run.step()
+        run.close("interrupted")
+        trace = xe.Trace.of(run.trace)
+        assert [f["step"] for f in run.trace.frames if "weight" in f] == expected
+        frame, now = trace.frame(-1), run.model.output.weight.detach().numpy()
+        if not expected:
+            assert frame.weight is None
+        else:
+            assert frame.weight_step == 60
+            assert (np.abs(frame.weight - now).max(1) <= np.abs(now).max(1) / 254 * 1.001).all()
+
+
 def test_what_is_missing_is_noted(folder):
     (folder / "connectivity" / "00002.npz").unlink()
     trace = xe.Trace(folder)
     assert trace.frames == [0, 10] and "00002.npz is missing" in trace.notes[0] and "note:" in repr(trace)
-    (folder / "events.jsonl").unlink()
+    (folder / "events.jsonl.gz").unlink()
     trace = xe.Trace(folder)
     assert trace.steps == 0 and trace.status == "running or killed" and "before its first step" in trace.notes[0]

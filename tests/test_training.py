@@ -1,5 +1,6 @@
 """A run from the outside: what it learns, what it records, how it ends."""
 
+import gzip
 import json
 import os
 import signal
@@ -351,7 +352,7 @@ def test_a_killed_process_leaves_a_trace_that_loads(tmp_path):
 def test_without_a_folder_the_trace_is_temporary_and_lives_as_long_as_it_is_held():
     trace = quick(steps=5)
     folder = trace.folder
-    assert (folder / "events.jsonl").exists()
+    assert (folder / "events.jsonl.gz").exists()
     del trace
     assert not folder.exists()
 
@@ -409,5 +410,5 @@ def test_everything_in_the_trace_is_plain_json_with_recipe_versions_and_fingerpr
     assert header["corpus"]["fingerprint"] == corpus.fingerprint and "torch" in header["versions"]
     assert xe.Recipe.from_json(json.dumps(header["recipe"])) == trace.recipe
     assert trace.label_names == corpus.label_names and np.array_equal(trace.label_frequency, corpus.label_frequency)
-    for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines():
+    for line in gzip.decompress((tmp_path / "run" / "events.jsonl.gz").read_bytes()).splitlines():
         json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))

@@ -3,14 +3,16 @@
     run.json            recipe, seed, versions, corpus (name, fingerprint, sizes), width D; written first
     labels.json         label names and training frequencies
     events.jsonl        one JSON object a line, appended as the run goes, of a kind: "step", "eval", "rewire", "probe",
-                        "change", "end"
-    connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see `frames`)
+                        "change", "end"; zipped to events.jsonl.gz when the run ends
+    connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see
+                        `frames`); some hold weights too
 
 Events are appended and flushed; every other file is written beside its place and then renamed. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -19,6 +21,7 @@ import shutil
 import tempfile
 import time
 import weakref
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,7 @@ from .recipe import Recipe
 FORMAT = 2  # 1 stored what a rewire changed without packing it
 READS = (1, 2)
 FLUSH_SECONDS = 1.0
+WEIGHT_BYTES = 3_000_000  # of weights in 8 bits: as many frames hold them, evenly over the run, as fit in here
 MAX_NAMES = 200_000  # more label names than this are not copied into a trace
 
 
@@ -66,6 +70,7 @@ class TraceWriter:
         self.store = FrameStore(self.frames)
         self._file = open(self.folder / "events.jsonl", "a", encoding="utf-8")
         self._flushed = time.monotonic()
+        self._weights_from = 0.0  # the step from which on a frame holds weights again
 
     def log(self, kind: str, **fields: Any) -> None:
         """Append one event. Numbers that are not finite become null, as JSON has no others."""
@@ -77,10 +82,20 @@ class TraceWriter:
             self._file.flush()
             self._flushed = now
 
-    def log_connectivity(self, step: int, **arrays: np.ndarray) -> int:
-        """Store a frame, `indices` [L, K] first and then `slots` and `new` of each rewire; returns its number."""
+    def wants_weights(self, step: int, slots: int) -> bool:
+        """Should the frame of this step hold the layer's weights too, one for each of its slots?"""
+        return slots <= WEIGHT_BYTES and step >= self._weights_from
+
+    def log_connectivity(self, step: int, *, weight: np.ndarray | None = None, **arrays: np.ndarray) -> int:
+        """Store a frame, `indices` [L, K] first and then `slots` and `new` of each rewire; returns its number.
+
+        `weight` [L, K] is stored in 8 bits (see `frames.quantise`); `wants_weights` says when it is due.
+        """
         number = len(self.frames)
         frame = {"step": step, **arrays}
+        if weight is not None:
+            frame |= frames.quantise(weight)
+            self._weights_from = step + self.header["steps"] * weight.size / WEIGHT_BYTES
         path = self.folder / "connectivity" / f"{number:05d}.npz"
         beside = path.with_suffix(".tmp")
         with open(beside, "wb") as file:
@@ -90,10 +105,16 @@ class TraceWriter:
         return number
 
     def close(self, status: str, **fields: Any) -> None:
-        """Append the last event: how the run ended."""
+        """Append the last event, how the run ended, and zip the events: a fifth of the size."""
         if not self._file.closed:
             self.log("end", status=status, **fields)
             self._file.close()
+            path = self.folder / "events.jsonl"
+            beside = path.with_suffix(".tmp")
+            with open(path, "rb") as plain, gzip.open(beside, "wb", compresslevel=6) as zipped:
+                shutil.copyfileobj(plain, zipped)
+            os.replace(beside, path.with_suffix(".jsonl.gz"))
+            path.unlink()
 
 
 class Trace:
@@ -218,11 +239,18 @@ class Trace:
 
     def _read_events(self) -> dict[str, list[dict[str, Any]]]:
         events: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        path = self.folder / "events.jsonl"
-        if not path.exists():
-            self.notes.append("events.jsonl is missing: the run was stopped before its first step")
-            return events
-        lines = path.read_bytes().split(b"\n")
+        path = self.folder / "events.jsonl.gz"
+        try:
+            content = gzip.decompress(path.read_bytes())
+        except FileNotFoundError:
+            path = self.folder / "events.jsonl"
+            if not path.exists():
+                self.notes.append("events.jsonl is missing: the run was stopped before its first step")
+                return events
+            content = path.read_bytes()
+        except (OSError, EOFError, zlib.error) as error:
+            raise TraceError(f"{path}: damaged ({error}); copy the trace again") from None
+        lines = content.split(b"\n")
         if lines[-1]:  # a run that ends well ends its last line
             self.notes.append(f"{path.name}: line {len(lines)} is cut short: the run was killed while writing it")
         for number, line in enumerate(lines[:-1], start=1):

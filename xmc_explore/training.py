@@ -99,7 +99,7 @@ class Run:
         self.probes = self._probes()
         if self.rewirer is not None:
             first = self.model.output.indices.cpu().numpy().copy()
-            self.trace.log_connectivity(0, indices=first)
+            self._record_connectivity(0, indices=first)
             direct = recipe.encoder == "features" and not recipe.intermediate  # the layer reads the corpus's features
             self.connections = ConnectionProbe(first, self.model.width, corpus.bins().of_label,
                                                corpus.support if direct else None)
@@ -202,9 +202,14 @@ class Run:
         event = self.rewirer.step()
         if event is not None:
             slots, new = event.slots.cpu().numpy().astype(np.int32), event.new.cpu().numpy()
-            frame = self.trace.log_connectivity(event.step, slots=slots, new=new)
+            frame = self._record_connectivity(event.step, slots=slots, new=new)
             self.trace.log("rewire", step=event.step, frame=frame, churn=event.churn,
                            **self.connections.rewired(event.step, slots, new))
+
+    def _record_connectivity(self, step: int, **arrays: np.ndarray) -> int:
+        weight = self.model.output.weight.detach()
+        due = self.trace.wants_weights(step, weight.numel())
+        return self.trace.log_connectivity(step, weight=weight.float().cpu().numpy() if due else None, **arrays)
 
     def batch_rows(self, number: int) -> np.ndarray:
         """The training documents of a step: a function of the seed alone, whatever else the recipe says."""
