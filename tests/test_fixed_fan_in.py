@@ -1,20 +1,29 @@
 """The layer against a dense one with the same entries, in float64, on every backend that runs here."""
 
 import copy
+import importlib.util
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from corpus_for_tests import tiny_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmc_explore as xe
 from xmc_explore.layers import fixed_fan_in
 from xmc_explore.layers.fixed_fan_in import index_dtype, random_indices
+from xmc_explore.training import Run, TrainingError
 
 USABLE = [name for name, b in xe.backends().items() if b.usable and (not b.devices or "cpu" in b.devices)]
 SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (64, 96, 33, 8), (5, 17, 300, 17), (2, 8, 1, 3), (33, 100, 1000, 31),
           (0, 6, 4, 2)]
+# Triton's interpreter takes some 50 microseconds for each operation of each program; test_triton.py has its own shapes.
+CASES = [(name, shape) for name in USABLE for shape in SHAPES if name != "triton" or max(shape) < 100]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
@@ -41,9 +50,8 @@ def close(found, expected, dtype):
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize(("backend", "shape"), CASES, ids=str)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_a_dense_layer_with_the_same_entries(backend, dtype, shape):
     b, d, n_labels, k = shape
     layer = make(d, n_labels, k, dtype, backend)
@@ -198,16 +206,86 @@ def test_bad_input_says_what_is_wrong():
         fixed_fan_in(torch.randn(2, 8).double(), layer.weight, layer.indices, torch.zeros(3).double())
 
 
+def refused(layer, x, name):
+    """Do one thing wrong with a float64 layer of 8 features, 4 labels and fan-in 3."""
+    indices = layer.indices.clone()
+    if name == "index too large":
+        layer.indices[1, 0] = 8
+    elif name == "index negative":
+        layer.indices[1, 0] = -1
+    elif name == "index twice":
+        layer.indices[1, 0] = layer.indices[1, 1]
+    elif name == "x of another dtype":
+        x = x.float()
+    elif name == "bias of another dtype":
+        layer.bias.data = layer.bias.data.float()
+    elif name == "x on another device":
+        x = x.to("meta")
+    elif name == "indices on another device":
+        indices = indices.to("meta")
+        return fixed_fan_in(x, layer.weight, indices, layer.bias, backend=layer.backend)
+    elif name == "indices of 64 bits":
+        return fixed_fan_in(x, layer.weight, indices.long(), layer.bias, backend=layer.backend)
+    elif name == "fan-in too large":
+        return fixed_fan_in(x[:, :2], layer.weight, indices, layer.bias, backend=layer.backend)
+    return layer(x)
+
+
 @pytest.mark.parametrize("backend", USABLE)
-@pytest.mark.parametrize("bad, words", [
-    (8, "row 1 holds"), (-1, "must lie in 0..7"), (None, "must be distinct; row 1")])
-def test_indices_written_by_hand_are_checked_before_a_kernel_reads_them(backend, bad, words):
+@pytest.mark.parametrize("name, error, words", [
+    ("index too large", ValueError, r"must lie in 0\.\.7 \(in_features=8\); row 1 holds \[8, "),
+    ("index negative", ValueError, r"must lie in 0\.\.7 \(in_features=8\); row 1 holds \[-1, "),
+    ("index twice", ValueError, r"must be distinct; row 1 holds \["),
+    ("x of another dtype", TypeError, r"got torch\.float32, torch\.float64, torch\.float64; convert with"),
+    ("bias of another dtype", TypeError, r"got torch\.float64, torch\.float64, torch\.float32; convert with"),
+    ("x on another device", ValueError, "must be on one device; got meta, cpu, cpu, cpu"),
+    ("indices on another device", ValueError, "must be on one device; got cpu, cpu, meta, cpu"),
+    ("indices of 64 bits", TypeError, r"indices must be int16 or int32; got torch\.int64"),
+    ("fan-in too large", ValueError, "fan_in=3 exceeds in_features=2"),
+])
+def test_bad_input_is_refused_by_every_backend_before_a_kernel_reads_it(backend, name, error, words):
     layer = make(8, 4, 3, backend=backend)
     x = torch.randn(2, 8, dtype=torch.float64)
     layer(x)
-    layer.indices[1, 0] = layer.indices[1, 1] if bad is None else bad
-    with pytest.raises(ValueError, match=words):
-        layer(x)
+    with pytest.raises(error, match=words):
+        refused(layer, x, name)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_a_loss_that_is_not_finite_is_noticed_with_every_backend(backend):
+    """A weight that is NaN reaches the loss through each backend's kernels, and the run says so."""
+    recipe = xe.Recipe(encoder="features", aux_weight=0.0, fan_in=3, batch_size=8)
+    run = Run(tiny_corpus(20, 8, texts=False), recipe, steps=2)
+    run.model.output.backend = backend
+    with torch.no_grad():
+        run.model.output.weight[2, 1] = float("nan")
+    with pytest.raises(TrainingError, match="the loss is nan at step 1: the run has diverged"):
+        run.step()
+
+
+@pytest.mark.parametrize("changed, words", [
+    (dict(find_spec=lambda name: None), "Triton is not installed"),
+    (dict(interpret="0", cuda=False), "no CUDA device; with TRITON_INTERPRET=1"),
+    (dict(interpret="1", error=RuntimeError("no driver")), r"does not load \(RuntimeError: no driver\)"),
+])
+def test_why_there_is_no_triton_is_said_in_words(monkeypatch, changed, words):
+    module = sys.modules["xmc_explore.layers.backends"]
+    monkeypatch.setattr(module, "find_spec", changed.get("find_spec", lambda name: True))
+    monkeypatch.setenv("TRITON_INTERPRET", changed.get("interpret", "0"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: changed.get("cuda", False))
+    if "error" in changed:
+        monkeypatch.setattr(module, "import_module", lambda *arguments: (_ for _ in ()).throw(changed["error"]))
+    found = module._find_triton()
+    assert not found.usable and re.search(words, found.reason)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_an_interpreter_asked_for_too_late_is_not_used():
+    code = ("import os, triton; os.environ['TRITON_INTERPRET'] = '1'; import xmc_explore as xe; "
+            "print(xe.backends()['triton'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          env={k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"})
+    assert "usable=False" in done.stdout and "set it before Python starts" in done.stdout, done.stderr
 
 
 def test_backends_are_listed_with_reasons_and_refused_in_words():

@@ -8,9 +8,11 @@ To add one, write the module and add a line to `_find`.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -18,16 +20,21 @@ import torch
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation: whether it can be used here and, in words, why or why not."""
+    """One implementation: whether it can be used here and, in words, why or why not.
+
+    `devices` are those it runs on, () for any; `auto` says whether "auto" may choose it; `file` is its module.
+    """
 
     name: str
     usable: bool
     reason: str
     devices: tuple[str, ...]
+    auto: bool = True
+    file: str = ""
 
     @property
     def module(self) -> ModuleType:
-        return import_module(f".{self.name}", __package__)
+        return import_module(f".{self.file or self.name}", __package__)
 
 
 class Backends(dict):
@@ -44,9 +51,33 @@ def _find() -> Backends:
         cpu = Backend("cpu", True, "compiled with numba; the default for tensors on the CPU", ("cpu",))
     except ImportError as error:
         cpu = Backend("cpu", False, f"numba does not load ({error}); pip install numba", ("cpu",))
-    triton = Backend("triton", False, "this version has no Triton kernels; CUDA tensors use the reference", ("cuda",))
     reference = Backend("reference", True, "plain PyTorch; any device, slow", ())
-    return Backends({b.name: b for b in (triton, cpu, reference)})
+    return Backends({b.name: b for b in (_find_triton(), cpu, reference)})
+
+
+def _find_triton() -> Backend:
+    """Triton compiles for CUDA; its interpreter, which runs kernels anywhere, has to be asked for before it loads."""
+    interpret = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+
+    def no(reason: str) -> Backend:
+        return Backend("triton", False, reason, ("cuda",))
+
+    if not find_spec("triton"):
+        return no("Triton is not installed (pip install triton; Linux only)")
+    if not interpret and not torch.cuda.is_available():
+        return no("no CUDA device; with TRITON_INTERPRET=1 set before Python starts, Triton's interpreter runs the "
+                  "kernels on the CPU, for study")
+    try:
+        kernels = import_module(".triton_kernels", __package__)
+    except Exception as error:  # a Triton that does not fit driver, Python or torch fails in its own ways
+        return no(f"Triton does not load ({type(error).__name__}: {error})")
+    if not interpret:
+        return Backend("triton", True, "compiled with Triton; the default for tensors on CUDA", ("cuda",),
+                       file="triton_kernels")
+    if not all(type(f).__name__ == "InterpretedFunction" for f in (kernels.forward_kernel, kernels.tl.sum)):
+        return no("TRITON_INTERPRET=1 came after Triton was loaded; set it before Python starts")
+    return Backend("triton", True, "kernels run in Triton's interpreter (TRITON_INTERPRET=1): very slow, for study, "
+                   "only if asked for by name", ("cpu", "cuda"), auto=False, file="triton_kernels")
 
 
 def backends() -> Backends:
@@ -61,7 +92,7 @@ def pick(name: str, device: torch.device) -> Backend:
     """
     known = _find()
     if name == "auto":
-        return next(b for b in known.values() if b.usable and (not b.devices or device.type in b.devices))
+        return next(b for b in known.values() if b.usable and b.auto and (not b.devices or device.type in b.devices))
     if name not in known:
         raise ValueError(f"backend {name!r} is not known; choose one of 'auto', {', '.join(map(repr, known))}")
     if not known[name].usable:
