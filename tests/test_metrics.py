@@ -106,6 +106,10 @@ def test_by_hand():
         "nDCG@3": ((1 + d3) / (1 + d2 + d3) + d2 / (1 + d2) + d2) / 4,
         "PSP@1": q[0] / (q[5] + q[4] + q[0]),
         "PSP@3": (q[0] + q[5] + q[4] + q[0]) / (q[5] + q[2] + q[0] + q[4] + q[1] + q[0]),
+        **{f"PSP@1/{name}": gain / (q[5] + q[4] + q[0])
+           for name, gain in (("head", q[0]), ("torso", 0), ("tail", 0))},
+        **{f"PSP@3/{name}": gain / (q[5] + q[2] + q[0] + q[4] + q[1] + q[0])
+           for name, gain in (("head", 2 * q[0]), ("torso", 0), ("tail", q[5] + q[4]))},
         "PSnDCG@1": q[0] / (q[5] + q[4] + q[0]),
         "PSnDCG@3": ((q[0] + d3 * q[5]) / (1 + d2 + d3) + d2 * q[4] / (1 + d2) + d2 * q[0])
         / ((q[5] + d2 * q[2] + d3 * q[0]) / (1 + d2 + d3) + (q[4] + d2 * q[1]) / (1 + d2) + q[0]),
@@ -353,7 +357,7 @@ def test_all_values_are_percentages_and_bins_add_up(case):
     evaluator = evaluator_for(train)
     evaluator.update(scores, test)
     got = evaluator.compute()
-    assert len(got) == 1 + 3 * (6 + 6)
+    assert len(got) == 1 + 3 * (6 + 9)
     for key, value in got.items():
         undefined = key.startswith(("PSP", "PSnDCG", "recall", "coverage")) and math.isnan(value)
         assert key == "documents" or undefined or 0 <= value <= 100 + 1e-9, (key, value)
@@ -381,3 +385,40 @@ def test_the_best_ranking_scores_100(case):
     for k in (1, 3, 5):
         assert got[f"P@{k}"] == pytest.approx(100 * np.minimum(sizes, k).mean() / k)
         assert got[f"recall@{k}"] == pytest.approx(100 * np.minimum(sizes, k).sum() / sizes.sum())
+
+
+# --- label by label -----------------------------------------------------------------------------------------------
+
+
+def test_labels_are_counted_one_by_one_when_asked():
+    train, test, scores = random_data(97, 80, 0.06)
+    evaluator, other = evaluator_for(train), evaluator_for(train)
+    plain = evaluator_for(train)
+    plain.update(scores, test)
+    with pytest.raises(RuntimeError, match="reset\\(per_label=True\\)"):
+        plain.of_labels(1)
+    with pytest.raises(ValueError, match="both with or both without counts per label"):
+        plain.merge(evaluator if evaluator.reset(per_label=True) else evaluator)
+    other.reset(per_label=True)
+    evaluator.update(scores[:50], test[:50])
+    other.update(scores[50:], test[50:])
+    evaluator.merge(other)
+    assert evaluator.compute() == pytest.approx(plain.compute(), rel=1e-12)
+    truth = test.toarray() > 0
+    for k in (1, max(evaluator.ks)):
+        top = np.zeros_like(truth)
+        np.put_along_axis(top, scores.topk(k).indices.numpy(), True, axis=1)
+        found = evaluator.of_labels(k)
+        assert np.array_equal(found["assignments"], truth.sum(0))
+        assert np.array_equal(found["predicted"], top.sum(0)) and np.array_equal(found["hits"], (top & truth).sum(0))
+    with pytest.raises(ValueError, match="k must be in 1.."):
+        evaluator.of_labels(99)
+
+
+def test_the_parts_of_psp_add_up():
+    train, test, scores = random_data(97, 80, 0.06)
+    evaluator = Evaluator(np.asarray(train.sum(0)).ravel(), train.shape[0], bin_of_label=np.arange(80) % 3)
+    evaluator.update(scores, test)
+    got = evaluator.compute()
+    for k in (1, 3, 5):
+        assert sum(got[f"PSP@{k}/{name}"] for name in ("head", "torso", "tail")) == pytest.approx(got[f"PSP@{k}"])

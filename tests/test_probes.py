@@ -230,3 +230,118 @@ def test_labels_that_share_rows_and_layers_too_large_to_remember(monkeypatch):
     probe = probes.ConnectionProbe(np.array([[0, 1], [2, 3]]), 8, bins, row_of=row_of)
     found = probe.rewired(10, np.array([1]), np.array([7], np.int16))
     assert found == {"churn/torso": 0.5, "churn/tail": 0.0, "age/torso": 5.0, "age/tail": 10.0}
+
+
+# --- connections afterwards ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return xe.load_corpus("planted", n_train=400, n_test=50, n_labels=40, n_features=32, support=4)
+
+
+@pytest.fixture(scope="module")
+def trace(planted):
+    options = dict(encoder="features", fan_in=6, rewire_interval=5, batch_size=32, aux_weight=0.0)
+    return xe.train(planted, xe.Recipe(**options), steps=60, progress=False)
+
+
+def test_every_connection_has_a_birth_and_a_death(trace):
+    found = probes.lives(trace.store)
+    expected = []
+    now = [[(int(f), 0) for f in row] for row in trace.connectivity(0)]
+    for number, step in enumerate(trace.frames[1:], start=1):
+        after = trace.connectivity(number)
+        for slot in trace.changed(number):
+            label, k = divmod(int(slot), 6)
+            expected.append((label, now[label][k][1], step))
+            now[label][k] = int(after[label, k]), step
+    expected += [(label, born, -1) for label, row in enumerate(now) for _, born in row]
+    assert sorted(zip(*(part.tolist() for part in found), strict=True)) == sorted(expected)
+    assert np.array_equal(probes.replaced(trace.store), np.bincount(found.label[found.died >= 0], minlength=40))
+
+
+def test_survival_by_hand():
+    # In the head: deaths at ages 10 and 20, and one still alive at the end at age 20. In the tail: nothing.
+    found = probes.survival(probes.Lives(*map(np.array, ([0, 0, 0, 1], [10, 10, 20, 0], [20, 30, -1, 5]))), 40,
+                            np.array([0, 1]))
+    assert set(found) == {"head"}
+    ages, share = found["head"]
+    assert ages.tolist() == [0, 10, 20] and share == pytest.approx([1, 2 / 3, 2 / 3 * 1 / 2])
+    every = probes.survival(probes.Lives(*map(np.array, ([0, 1], [0, 0], [-1, 5]))), 40, np.array([0, 1]), grown=False)
+    assert every["torso"][1].tolist() == [1, 0] and every["head"][1].tolist() == [1, 1]
+
+
+def test_ages_and_exploration_agree_with_what_the_run_counted(trace, planted):
+    of_label = planted.bins().of_label
+    age, tried = probes.ages(trace.store, of_label), probes.explored(trace.store, trace.width, of_label)
+    size = np.bincount(of_label, minlength=3) / 40
+    for number, event in enumerate(trace.events["rewire"], start=1):
+        for name in BIN_NAMES:
+            assert age[name][number] == pytest.approx(event[f"age/{name}"], rel=1e-6)
+        total = sum(size[i] * tried[name][number] for i, name in enumerate(BIN_NAMES))
+        assert total == pytest.approx(event["explored"], rel=1e-6)
+    assert [tried[name][0] for name in BIN_NAMES] == pytest.approx([6 / 32] * 3)
+    with pytest.raises(ValueError, match="more connections than the .* that can be remembered"):
+        probes.explored(trace.store, 1 << 30, of_label)
+
+
+def test_in_degree_adds_up_and_leaves_out_a_dense_head():
+    indices, of_label = np.array([[-1, -1], [0, 2], [2, 3]]), np.array([0, 1, 2])
+    assert probes.in_degree(indices, 5).tolist() == [1, 0, 2, 1, 0]
+    by_bin = probes.in_degree(indices, 5, of_label)
+    assert by_bin.tolist() == [[0] * 5, [1, 0, 1, 0, 0], [0, 0, 1, 1, 0]]
+
+
+def test_magnitudes_from_the_largest_down():
+    weight = np.array([[3.0, -1.0], [0.5, 0.0], [2.0, -4.0]])
+    found = probes.magnitude_spectrum(weight, np.array([0, 2, 0]), points=4)
+    assert found["head"].tolist() == [4, 3, 2, 1] and set(found) == {"head", "tail"}
+
+
+def test_overlap_is_a_jaccard_index_and_chance_is_as_said():
+    indices = np.array([[0, 1, 2], [2, 1, 5], [7, 8, 9]])
+    assert probes.overlap(indices, np.array([[0, 1], [0, 2], [1, 1]])).tolist() == [0.5, 0, 1]
+    random = xe.FixedFanIn(64, 2000, 8).indices.numpy()
+    pairs = np.stack([np.arange(1000), np.arange(1000, 2000)], axis=1)
+    assert probes.overlap(random, pairs).mean() == pytest.approx(8 / (2 * 64 - 8), rel=0.1)
+
+
+def test_related_labels_share_documents():
+    corpus = tiny_corpus()
+    related, chance = probes.related_pairs(corpus.train.labels, n=10)
+    together = (corpus.train.labels.T @ corpus.train.labels).toarray()
+    count = together.diagonal()
+    cosine = np.triu(together / np.sqrt(np.outer(count, count)), 1) * (together >= 3)
+    assert cosine[tuple(related.T)] == pytest.approx(np.sort(cosine.ravel())[::-1][:10])
+    assert set(chance[:, 0]) <= set(related[:, 0]) and (chance[:, 0] != chance[:, 1]).all()
+
+
+# --- performance, label by label ----------------------------------------------------------------------------------
+
+
+def test_the_last_evaluation_is_kept_label_by_label(trace, planted):
+    table = trace.of_labels(3)
+    bins, metrics = trace.bins(), trace.metrics()
+    assert table["label"].tolist() == planted.label_names
+    assert table["test documents"].tolist() == np.asarray(planted.test.labels.sum(0)).ravel().tolist()
+    assert table["predicted"].sum() == 3 * metrics["documents"]
+    assert 100 * table["hits"].sum() / table["predicted"].sum() == pytest.approx(metrics["P@3"])
+    for name in BIN_NAMES:
+        part = table[table["bin"] == name]
+        assert len(part) == len(bins.labels(name))
+        if part["test documents"].sum():
+            found = 100 * part["hits"].sum() / part["test documents"].sum()
+            assert found == pytest.approx(metrics[f"recall@3/{name}"])
+    assert table["precision"].dropna().between(0, 100).all()
+    assert table["precision"].isna().equals(table["predicted"] == 0)
+    with pytest.raises(KeyError, match="k=2 was not counted; choose one of 1, 3, 5"):
+        trace.of_labels(2)
+
+
+def test_a_run_that_did_not_end_has_no_values_label_by_label():
+    run = run_of()
+    run.step()
+    run.close("interrupted")
+    with pytest.raises(KeyError, match="interrupted, 1 steps"):
+        xe.Trace.of(run.trace).of_labels()

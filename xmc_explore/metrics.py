@@ -11,6 +11,7 @@ Every value is a percentage. Of row i let y be its labels, top_r the label ranke
 - recall@k  hits in the top k over all assignments, pooled over rows ("micro"), so that it agrees with its bins;
             napkinXC's recall is the mean over rows instead.
 - P@k/head, /torso, /tail  the part of P@k that comes from labels of that bin: the three add up to P@k.
+- PSP@k/head, ...  the part of PSP@k that comes from labels of that bin: the three add up to PSP@k.
 - recall@k/head, ...  the share of the bin's own assignments that is found in the top k.
 
 A row without labels counts as 0 in the means over rows. A ratio with nothing below the line (recall of a bin with no
@@ -94,12 +95,18 @@ class Evaluator:
     def __repr__(self) -> str:
         return f"Evaluator({self.describe()}; {self.documents:,} documents so far)"
 
-    def reset(self) -> None:
-        """Forget every document seen."""
+    def reset(self, per_label: bool = False) -> None:
+        """Forget every document seen; with `per_label`, count for each label from now on (see `of_labels`)."""
         self.documents = 0
+        self._counts = None
+        if per_label:
+            self._counts = {name: torch.zeros((self.n_labels, self._max_k), dtype=torch.int32)
+                            for name in ("hits", "predicted")}  # by label and rank
+            self._counts["assignments"] = torch.zeros(self.n_labels, dtype=torch.int32)
         n_bins = max(len(self.bin_names), 1)
         shapes = dict.fromkeys(("nDCG", "PSP", "best PSP", "PSnDCG", "best PSnDCG"), (self._max_k,))  # at k = 1, 2, ...
-        shapes |= {"hits": (n_bins, self._max_k), "assignments": (n_bins,)}  # hits by bin and rank
+        shapes |= {"hits": (n_bins, self._max_k), "gains": (n_bins, self._max_k)}  # by bin and rank
+        shapes |= {"assignments": (n_bins,)}
         self._sums = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
         self._seen = torch.zeros(self.n_labels, dtype=torch.bool)
         self._best_rank = torch.full((self.n_labels,), self._max_k)  # max k: never hit
@@ -174,19 +181,28 @@ class Evaluator:
         sums["PSP"] += gains.cumsum(1).sum(0)
         sums["best PSP"] += best.cumsum(1).sum(0)
         sums["hits"].index_put_((self._bin[hit_label], hit_rank), torch.ones(()).double(), accumulate=True)
+        sums["gains"].index_put_((self._bin[hit_label], hit_rank), self.inv_propensity[hit_label], accumulate=True)
         sums["assignments"] += torch.bincount(self._bin[column], minlength=len(sums["assignments"]))
         self._seen[column] = True
         self._best_rank.scatter_reduce_(0, hit_label, hit_rank, "amin")
+        if self._counts is not None:
+            one, given = torch.ones((), dtype=torch.int32), indices >= 0
+            self._counts["hits"].index_put_((hit_label, hit_rank), one, accumulate=True)
+            self._counts["predicted"].index_put_((indices[given], given.nonzero()[:, 1]), one, accumulate=True)
+            self._counts["assignments"].index_put_((column,), one, accumulate=True)
         self.documents += size
 
     def merge(self, other: Evaluator) -> None:
         """Add what `other` has seen, as if its batches had come here; ValueError if it measures something else."""
         if (self.describe() != other.describe() or not torch.equal(self.inv_propensity, other.inv_propensity)
-                or not torch.equal(self._bin, other._bin)):
-            raise ValueError("only evaluators of the same ks, label frequencies, propensity and bins merge:\n"
+                or not torch.equal(self._bin, other._bin) or (self._counts is None) != (other._counts is None)):
+            raise ValueError("only evaluators of the same ks, label frequencies, propensity and bins merge, both with "
+                             "or both without counts per label:\n"
                              f"  {self.describe()}\n  {other.describe()}")
         for name, value in other._sums.items():
             self._sums[name] += value
+        for name, count in (self._counts or {}).items():
+            count += other._counts[name]
         self._seen |= other._seen
         self._best_rank = torch.minimum(self._best_rank, other._best_rank)
         self.documents += other.documents
@@ -199,7 +215,7 @@ class Evaluator:
         if not self.documents:
             raise RuntimeError("no document seen yet: call update first")
         sums, out = self._sums, {"documents": self.documents}
-        found, assignments = sums["hits"].cumsum(1), sums["assignments"]  # [bins, k], [bins]
+        found, gains, assignments = sums["hits"].cumsum(1), sums["gains"].cumsum(1), sums["assignments"]  # [bins, k]
 
         def put(name: str, part: torch.Tensor, whole) -> None:
             out[name] = float(100 * part.double() / whole)  # a tensor, so that 0 / 0 is NaN
@@ -213,8 +229,22 @@ class Evaluator:
             put(f"recall@{k}", found[:, k - 1].sum(), assignments.sum())
             for i, name in enumerate(self.bin_names):
                 put(f"P@{k}/{name}", found[i, k - 1], k * self.documents)
+                put(f"PSP@{k}/{name}", gains[i, k - 1], sums["best PSP"][k - 1])
                 put(f"recall@{k}/{name}", found[i, k - 1], assignments[i])
         return out
+
+    def of_labels(self, k: int) -> dict[str, np.ndarray]:
+        """Counts for each label [L]: "assignments", and of the top k "predicted" (how often it was given) and "hits".
+
+        hits / predicted is the label's precision@k, hits / assignments its recall@k. Raises ValueError for a k above
+        the largest of `ks`, RuntimeError without `reset(per_label=True)`.
+        """
+        if self._counts is None:
+            raise RuntimeError("labels were not counted one by one: call reset(per_label=True) before the first update")
+        if not 1 <= k <= self._max_k:
+            raise ValueError(f"k must be in 1..{self._max_k}, the largest of ks={self.ks}; got {k}")
+        found = {name: self._counts[name][:, :k].sum(1).numpy() for name in ("predicted", "hits")}
+        return {"assignments": self._counts["assignments"].numpy().copy(), **found}
 
 
 def _pairs(matrix: sparse.csr_array) -> torch.Tensor:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from .corpora import BIN_NAMES
 from .encoders import Encoder, linear
+from .frames import FrameStore
 from .logit_free import LOGIT_GRADIENTS, compute_dtype, loss_by_chunks, part_of
 from .model import Classifier
 from .recipe import Recipe
@@ -272,3 +274,147 @@ class ConnectionProbe:
 def support_found(indices: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Share of the features that truly decide each label, `support` [L, S], among those it reads, `indices` [L, K]."""
     return (np.asarray(support)[:, :, None] == indices[:, None, :]).any(2).mean(1)
+
+
+# --- connections, from what was recorded --------------------------------------------------------------------------
+# Pure functions of frames: of a `FrameStore` (`trace.store`), or of the indices [L, K] of one frame. `of_label` [L]
+# holds the bin of each label (`trace.bins().of_label`). A label of a dense head (indices -1) has no connections here.
+
+
+class Lives(NamedTuple):
+    """Every connection that ever existed in a run, [n] each: its label, the step it was born (0: there from the start),
+    and the step it died, -1 for those alive at the last frame."""
+
+    label: np.ndarray
+    born: np.ndarray
+    died: np.ndarray
+
+
+def lives(store: FrameStore) -> Lives:
+    """The births and deaths of a run's connections; n is L K and what all rewires replaced."""
+    label, born, died = [], [], []
+    for number in range(1, len(store)):
+        slots = store.changed(number)
+        before = store.seek(number - 1)
+        label.append(slots // before.indices.shape[1])
+        born.append(before.born.reshape(-1)[slots])
+        died.append(np.full(len(slots), store.steps[number]))
+    last = store.seek(-1)
+    alive = np.flatnonzero(last.indices.reshape(-1) >= 0)
+    label.append(alive // last.indices.shape[1])
+    born.append(last.born.reshape(-1)[alive])
+    died.append(np.full(len(alive), -1))
+    return Lives(*(np.concatenate(part).astype(np.int64) for part in (label, born, died)))
+
+
+def survival(lives: Lives, end: int, of_label: np.ndarray, grown: bool = True
+             ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The share of connections that outlives each age, by bin: {bin: (ages [a], share [a])}, from age 0 and share 1.
+
+    Kaplan and Meier (1958): S(a) is the product over the ages t <= a at which connections died of 1 - d(t) / n(t), with
+    d(t) those that died at age t and n(t) those seen to reach it. A connection alive at step `end`, the last frame's,
+    is known to have lived that long, and no longer. `grown` leaves out the first connections: they are not grown but
+    drawn, and start with weights. Bins without connections are left out; the curve ends with the oldest age reached.
+    """
+    chosen = lives.born > 0 if grown else np.ones(len(lives.born), bool)
+    age = np.where(lives.died >= 0, lives.died, end) - lives.born
+    found = {}
+    for i, name in enumerate(BIN_NAMES):
+        mine = chosen & (of_label[lives.label] == i)
+        if not mine.any():
+            continue
+        ages, at = np.unique(age[mine], return_inverse=True)
+        died = np.bincount(at, weights=lives.died[mine] >= 0)
+        reached = len(at) - np.concatenate([[0], np.cumsum(np.bincount(at))[:-1]])
+        share = np.cumprod(1 - died / reached)
+        found[name] = np.concatenate([[0], ages]), np.concatenate([[1.0], share])
+    return found
+
+
+def replaced(store: FrameStore) -> np.ndarray:
+    """How often the slots of each label were replaced in the whole run, [L]."""
+    indices = store.seek(0).indices
+    found = np.zeros(len(indices), np.int64)
+    for number in range(1, len(store)):
+        found += np.bincount(store.changed(number) // indices.shape[1], minlength=len(indices))
+    return found
+
+
+def ages(store: FrameStore, of_label: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean age in steps of each bin's connections right after each frame, {bin: [frames]}; NaN for an empty bin."""
+    found = np.full((len(BIN_NAMES), len(store)), np.nan)
+    for number in range(len(store)):
+        frame = store.seek(number)
+        age = frame.step - frame.born.mean(1)
+        for i in range(len(BIN_NAMES)):
+            mine = (of_label == i) & (frame.indices[:, 0] >= 0)
+            if mine.any():
+                found[i, number] = age[mine].mean()
+    return dict(zip(BIN_NAMES, found, strict=True))
+
+
+def explored(store: FrameStore, width: int, of_label: np.ndarray) -> dict[str, np.ndarray]:
+    """Exploration rate by bin, {bin: [frames]}: share of its labels x D connections that existed at any frame so far.
+
+    ITOP (Liu et al., 2021) asks it of a whole layer. Raises ValueError for one of more than 67 million connections.
+    """
+    first = store.seek(0).indices
+    n_labels, fan_in = first.shape
+    if n_labels * width > TRIED:
+        raise ValueError(f"{n_labels:,} labels x {width:,} features are more connections than the {TRIED:,} that can "
+                         f"be remembered; the rewire events hold what the run itself counted")
+    has = first[:, 0] >= 0
+    tried = np.zeros((n_labels, width), bool)
+    tried[np.repeat(np.flatnonzero(has), fan_in), first[has].reshape(-1)] = True
+    size = np.maximum(np.bincount(of_label[has], minlength=len(BIN_NAMES)), 1) * width
+    found = np.empty((len(store), len(BIN_NAMES)))
+    for number in range(len(store)):
+        slots = store.changed(number)
+        tried[slots // fan_in, store.seek(number).indices.reshape(-1)[slots]] = True
+        found[number] = np.bincount(of_label, weights=tried.sum(1), minlength=len(BIN_NAMES)) / size
+    return dict(zip(BIN_NAMES, found.T, strict=True))
+
+
+def in_degree(indices: np.ndarray, width: int, of_label: np.ndarray | None = None) -> np.ndarray:
+    """How many labels read each feature, [D]; with `of_label` one row a bin, [3, D], which add up to it."""
+    if of_label is None:
+        return np.bincount(indices[indices >= 0].astype(np.int64), minlength=width)
+    return np.stack([in_degree(indices[of_label == i], width) for i in range(len(BIN_NAMES))])
+
+
+def magnitude_spectrum(weight: np.ndarray, of_label: np.ndarray, points: int = 200) -> dict[str, np.ndarray]:
+    """|weight| of each bin's connections from the largest to the smallest, read off at `points` even shares of them.
+
+    `weight` [L, K] as `trace.frame(i).weight` has it. Bins without labels are left out.
+    """
+    share = np.linspace(1, 0, points)
+    return {name: np.quantile(np.abs(weight[of_label == i]), share)
+            for i, name in enumerate(BIN_NAMES) if (of_label == i).any()}
+
+
+def overlap(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Jaccard index of what two labels read, for each of `pairs` [n, 2]: features in common over features of either.
+
+    Two fair draws of K out of D have about K / (2 D - K) in common.
+    """
+    a, b = indices[pairs[:, 0]], indices[pairs[:, 1]]
+    common = (a[:, :, None] == b[:, None, :]).any(2).sum(1)
+    return common / (a.shape[1] + b.shape[1] - common)
+
+
+def related_pairs(labels: csr_array, n: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of labels that go together, and as many that were put together by chance, [n, 2] each.
+
+    From a label matrix [N, L]: the pairs with the highest cosine n_ab / sqrt(n_a n_b) among those on at least three
+    documents together, fewer than `n` where there are no more; then the same labels, their partners shuffled.
+    """
+    together = (labels.T @ labels).tocoo()
+    count = np.asarray(labels.sum(0)).ravel()
+    a, b = together.coords
+    keep = (a < b) & (together.data >= 3)
+    a, b = a[keep], b[keep]
+    cosine = together.data[keep] / np.sqrt(count[a] * count[b])
+    related = np.stack([a, b], axis=1)[np.argsort(-cosine, kind="stable")[:n]]
+    rng = np.random.default_rng([seed, 19])
+    shuffled = np.stack([related[:, 0], rng.permutation(related[:, 1])], axis=1)
+    return related, shuffled[shuffled[:, 0] != shuffled[:, 1]]

@@ -4,6 +4,7 @@
     labels.json         label names and training frequencies
     events.jsonl        one JSON object a line, appended as the run goes, of a kind: "step", "eval", "rewire", "probe",
                         "change", "end"; zipped to events.jsonl.gz when the run ends
+    of_labels.npz       what the last evaluation found for each label
     connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see
                         `frames`); some hold weights too
 
@@ -103,6 +104,14 @@ class TraceWriter:
         os.replace(beside, path)
         self.frames.append(frame)
         return number
+
+    def log_labels(self, counts: dict[int, dict[str, np.ndarray]]) -> None:
+        """Store what an evaluation counted for each label: `Evaluator.of_labels(k)` by k."""
+        path = self.folder / "of_labels.npz"
+        beside = path.with_suffix(".tmp")
+        with open(beside, "wb") as file:
+            np.savez_compressed(file, **{f"{name}@{k}": v for k, found in counts.items() for name, v in found.items()})
+        os.replace(beside, path)
 
     def close(self, status: str, **fields: Any) -> None:
         """Append the last event, how the run ended, and zip the events: a fifth of the size."""
@@ -204,6 +213,36 @@ class Trace:
         if not found:
             raise KeyError(f"no evaluation on {split!r} was recorded ({self.status}, {self.steps} steps)")
         return {k: math.nan if v is None else v for k, v in found[-1]["metrics"].items()}
+
+    def of_labels(self, k: int = 5):
+        """The last evaluation label by label, as a pandas DataFrame with a row a label, in the order of the labels.
+
+        "label", "bin", "training documents", "test documents" (that carry it), "predicted" (test documents with it in
+        their top k), "hits", and in percent "precision" (hits / predicted) and "recall" (hits / test documents), NaN
+        where there is nothing below the line. Raises KeyError if this was not recorded: a run writes it when it ends.
+        """
+        import pandas as pd
+
+        path = self.folder / "of_labels.npz"
+        if not path.exists():
+            raise KeyError(f"no evaluation label by label was recorded ({self.status}, {self.steps} steps): a run "
+                           f"writes it when it ends")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                counts = dict(stored)
+        except Exception as error:
+            raise TraceError(f"{path}: not counts of labels ({error})") from None
+        if f"hits@{k}" not in counts:
+            known = ", ".join(name.removeprefix("hits@") for name in counts if name.startswith("hits@"))
+            raise KeyError(f"k={k} was not counted; choose one of {known}")
+        counts = {name: counts[f"{name}@{k}"] for name in ("assignments", "predicted", "hits")}
+        bins = self.bins()
+        table = pd.DataFrame({"label": self.label_names, "bin": [bins.names[i] for i in bins.of_label],
+                              "training documents": self.label_frequency, "test documents": counts["assignments"],
+                              "predicted": counts["predicted"], "hits": counts["hits"]})
+        for name, below in (("precision", "predicted"), ("recall", "test documents")):
+            table[name] = 100 * table.hits / table[below].where(table[below] > 0)
+        return table
 
     # --- connectivity
 
