@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import xmc_explore as xe
+from xmc_explore.sparsity import scores
 
 
 def make(d=20, n_labels=15, k=4, seed=0, **options):
@@ -96,13 +97,29 @@ def test_rigl_grows_the_largest_gradients_of_the_dense_layer():
         assert new == score[row].topk(len(new)).indices.tolist()
 
 
-def test_random_growth_is_uniform_over_the_features_not_read():
-    layer, _, rewirer = make(d=12, n_labels=4000, k=4, fraction=0.5)
-    taken = torch.bincount(layer.indices.flatten().long(), minlength=12)
+@pytest.mark.parametrize("d", [12, 16])  # from 4 K features on they are drawn, below they get random scores
+def test_random_growth_is_uniform_over_the_features_not_read(d):
+    layer, _, rewirer = make(d=d, n_labels=4000, k=4, fraction=0.5)
+    layer.weight.data[:, :2] = 1  # each row drops two slots
+    taken = torch.bincount(layer.indices.flatten().long(), minlength=d)
     event = rewirer.rewire()
     chance = (4000 - taken) / (4000 - taken).sum()
-    counts = torch.bincount(event.new.long(), minlength=12)
+    counts = torch.bincount(event.new.long(), minlength=d)
     assert ((counts - chance * len(event.new)).abs() < 5 * (chance * len(event.new)).sqrt()).all()
+    assert torch.equal(event.slots % 4, torch.tensor([2, 3]).repeat(4000))
+    first, second = event.new.view(4000, 2).long().t()
+    assert (first != second).all()
+    assert (first < second).float().mean() == pytest.approx(0.5, abs=5 * 0.5 / 4000**0.5)
+
+
+def test_growth_looks_at_no_more_than_the_rows_that_lose_something(monkeypatch):
+    seen = []
+    draw = scores.draw
+    monkeypatch.setattr(scores.uniform, "draw", lambda present, *rest: seen.append(len(present))
+                        or draw(present, *rest))
+    layer, _, rewirer = make(d=100, n_labels=50, k=4, fraction=0.01)
+    rewirer.rewire()
+    assert sum(seen) <= 2
 
 
 @pytest.mark.parametrize("reset", [True, False])

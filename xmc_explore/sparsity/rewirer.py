@@ -139,7 +139,10 @@ class Rewirer:
 
     def _regrow(self, rows: Tensor, dropped: Tensor) -> Tensor:
         """New indices [n, K] of `rows`: dropped slots take the best candidates, best first; the others stay."""
-        present = self.layer.indices[rows].long()
+        present = self.layer.indices[rows]
+        if hasattr(self.grow, "draw") and 4 * self.layer.fan_in <= self.layer.in_features:
+            return self.grow.draw(present, dropped, self.layer.in_features, self.generator)
+        present = present.long()
         if getattr(self.grow, "needs_batch", False) and self._grad is None:
             raise RuntimeError("this grow score looks at a batch, and none was seen: rewire through step(), or run a "
                                "forward and backward pass on the step that is due")

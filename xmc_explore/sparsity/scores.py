@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..layers import FixedFanIn
 
+DRAWN_AT_ONCE = 1 << 20  # indices that new ones are compared with
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -44,6 +46,27 @@ def uniform(candidates: Candidates) -> Tensor:
     """A random number for each connection, [n, D]: the highest of them are a fair draw (SET)."""
     layer, rows = candidates.layer, candidates.rows
     return torch.rand((len(rows), layer.in_features), generator=candidates.generator, device=rows.device)
+
+
+def draw(present: Tensor, dropped: Tensor, in_features: int, generator: torch.Generator) -> Tensor:
+    """What `uniform` grows, for rows that read a small share of D: [n, K] with `dropped` slots of `present` replaced.
+
+    A random feature for each dropped slot, and another one until no row reads it twice or read it before. No feature is
+    treated unlike another, so it is as fair as the best of D random numbers, at a cost that does not know D.
+    """
+    found, fan_in = present.clone(), present.shape[1]
+    for slots in dropped.flatten().nonzero().squeeze(1).split(max(1, DRAWN_AT_ONCE // fan_in)):
+        while len(slots):
+            rows = slots // fan_in
+            new = torch.randint(in_features, slots.shape, dtype=found.dtype, generator=generator, device=found.device)
+            found.view(-1)[slots] = new
+            new = new.unsqueeze(1)
+            same = (found[rows] == new).scatter_(1, (slots % fan_in).unsqueeze(1), False)
+            slots = slots[(same | (present[rows] == new)).any(1)]
+    return found
+
+
+uniform.draw = draw
 
 
 def gradient(candidates: Candidates) -> Tensor:
