@@ -1,31 +1,52 @@
 """The output layer against its peers: forward, each gradient, a whole step with Adam, bytes; how cost grows.
 
     python -m benchmarks.layer [--grid default|target|growth|full] [--device cpu|cuda] [--repeats 7] [--only PEER]
+    python -m benchmarks.layer --grid default --only PEER --only nn.Linear --add    the file's rows stay, new ones come
+    python -m benchmarks.layer --report                                             measures nothing
 
 `target`: L = 131,072, B in {32, 64, 256}, D in {384, 768}, K in {32, 64}. `growth`: from B=64, D=768, L=131,072, K=32
 one size at a time, L up to 2.8 million. `default` is both; `full` is every combination and takes hours. Writes
-results/layer_DEVICE.csv (every row), results/layer_DEVICE.md (the targets, the growth with its log-log slopes) and
-results/layer_DEVICE.html (a picture). Peers run in one process and take turns; medians with quartiles.
+results/layer_DEVICE.csv (every row), results/layer_DEVICE.md (the targets, the growth with its log-log slopes, bytes)
+and two pictures of it, results/layer_DEVICE_speed.svg and results/layer_DEVICE_growth.svg. Peers run in one process and
+take turns; medians with quartiles. How many times as fast a peer is as nn.Linear is told by turns that they took
+together, also after `--add`.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.machine import RESULTS, write_parts, write_text
-from xmc_explore.race import KINDS, PEERS, Shape, race
+from benchmarks.machine import RESULTS, conditions, head_of, write_parts, write_text
+from xmc_explore import memory
+from xmc_explore.plots import Picture
+from xmc_explore.plots.drawing import line, listed, log_axis, panels, picture
+from xmc_explore.plots.style import DENSE, RUNS, Look
+from xmc_explore.race import KINDS, PEERS, STEP, Shape, race
 
 LABELS = (8_192, 32_768, 131_072, 670_091, 2_812_281)
 FAN_INS = (16, 32, 64, 128)
 BATCHES = (1, 32, 64, 256)
 CENTRE = Shape(64, 768, 131_072, 32)
 GROWTH = {"n_labels": LABELS, "fan_in": FAN_INS, "batch": BATCHES}
-BOTH, STEP = KINDS[3], KINDS[4]
+SIZES = list(Shape._fields)
+BOTH = KINDS[3]
+TIMES = "times nn.Linear"
+IN_PLACE = "FixedFanIn, in place"
+GOAL = 0.6  # of D/K, for forward and both gradients
+# What the ledger says of a peer between two steps: kind, moments, dtype; the gradients are gone by then.
+LEDGER = {"FixedFanIn": ("sparse", 2, "float32"), IN_PLACE: ("sparse", 2, "float32"),
+          "nn.Linear": ("dense", 2, "float32"), "dense bfloat16, in place": ("dense", 0, "bfloat16")}
+LOOKS: dict[str, Look] = {
+    "FixedFanIn": RUNS[0], IN_PLACE: replace(RUNS[0], dash="dot", symbol="star"), "nn.Linear": DENSE,
+    "dense bfloat16, in place": replace(DENSE, dash="dot", symbol="square"),
+    "masked dense": replace(DENSE, dash="dash", symbol="diamond"), "torch CSR": RUNS[1], "embedding_bag": RUNS[2],
+    "naive gather": replace(RUNS[2], dash="dash", symbol="cross"), "bottleneck, equal FLOPs": RUNS[3]}
 
 
 def target() -> list[Shape]:
@@ -40,13 +61,24 @@ GRIDS = {"target": target, "growth": growth, "default": lambda: [*target(), *gro
          "full": lambda: [Shape(b, 768, n, k) for n, k, b in itertools.product(LABELS, FAN_INS, BATCHES)]}
 
 
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def timed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.dropna(subset=["median ms"]) if "median ms" in rows else rows.iloc[:0]
+
+
+def along(rows: pd.DataFrame, field: str) -> pd.DataFrame:
+    """The rows where `field` alone differs from the centre of the growth grid."""
+    others = {f: v for f, v in CENTRE._asdict().items() if f != field}
+    return rows[(rows[list(others)] == pd.Series(others)).all(axis=1) & rows[field].isin(GROWTH[field])]
+
+
 def slopes(rows: pd.DataFrame) -> pd.DataFrame:
     """Slope of log time over log size for each peer and kind, one size varied at a time from the centre."""
     found = []
-    for field, values in GROWTH.items():
-        others = {f: v for f, v in CENTRE._asdict().items() if f != field}
-        part = rows[(rows[list(others)] == pd.Series(others)).all(axis=1) & rows[field].isin(values)]
-        for (peer, kind), group in part.dropna(subset=["median ms"]).groupby(["peer", "kind"], sort=False):
+    for field in GROWTH:
+        for (peer, kind), group in along(timed(rows), field).groupby(["peer", "kind"], sort=False):
             if group[field].nunique() >= 3:
                 fit = np.polyfit(np.log(group[field]), np.log(group["median ms"]), 1)
                 found.append({"peer": peer, "kind": kind, "over": field, "slope": round(float(fit[0]), 2),
@@ -55,24 +87,111 @@ def slopes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def targets(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every target row: how many times as fast as nn.Linear, beside D/K, and as torch CSR."""
+    """Every target row: how many times as fast as nn.Linear, beside D/K, and as torch CSR.
+
+    A step is the faster of FixedFanIn's two: with torch's optimizer, or in place.
+    """
     found = []
     for shape in target():
-        here = rows[(rows[list(Shape._fields)] == pd.Series(shape._asdict())).all(axis=1)]
-        by = here.set_index(["peer", "kind"])["median ms"]
-        if ("FixedFanIn", BOTH) not in by or ("nn.Linear", BOTH) not in by:
+        here = rows[(rows[SIZES] == pd.Series(shape._asdict())).all(axis=1)]
+        by = timed(here).set_index(["peer", "kind"])
+        if ("FixedFanIn", BOTH) not in by.index or ("nn.Linear", BOTH) not in by.index:
             continue
         ideal = shape.width / shape.fan_in
         row = {"B": shape.batch, "D": shape.width, "K": shape.fan_in, "D/K": f"{ideal:g}"}
         for kind, words in ((BOTH, "forward + gradients"), (STEP, "step with Adam")):
-            best = min(by.get((name, kind), np.nan) for name in ("FixedFanIn",))
-            times = by["nn.Linear", kind] / best
-            row |= {f"{words}, ms": f"{best:.1f}", f"{words}, times nn.Linear": f"{times:.1f}",
+            name = max((name for name in ("FixedFanIn", IN_PLACE) if (name, kind) in by.index),
+                       key=lambda name, kind=kind: by.loc[(name, kind), TIMES])
+            ms, times = by.loc[(name, kind), ["median ms", TIMES]]
+            row |= {f"{words}, ms": f"{ms:.1f}", f"{words}, {TIMES}": f"{times:.1f}",
                     f"{words}, of D/K": f"{times / ideal:.2f}"}
-        if ("torch CSR", BOTH) in by:
-            row["times torch CSR"] = f"{by['torch CSR', BOTH] / by['FixedFanIn', BOTH]:.1f}"
+        if ("torch CSR", BOTH) in by.index:
+            ratio = by.loc[("torch CSR", BOTH), "median ms"] / by.loc[("FixedFanIn", BOTH), "median ms"]
+            row["times torch CSR"] = f"{ratio:.1f}"
         found.append(row)
     return pd.DataFrame(found)
+
+
+def against_ledger(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bytes a label of the peers that the ledger knows, measured between two steps, beside what it predicts."""
+    found = []
+    for _, row in timed(rows)[timed(rows)["kind"] == STEP].drop_duplicates([*SIZES, "peer"]).iterrows():
+        if row["peer"] in LEDGER:
+            kind, moments, dtype = LEDGER[row["peer"]]
+            predicted = memory.predicted(kind, row["width"], row["n_labels"], row["fan_in"], moments=moments,
+                                         gradients=False, dtype=dtype) / row["n_labels"]
+            measured = row["held MiB"] * 2**20 / row["n_labels"]
+            found.append({"peer": row["peer"], "D": row["width"], "K": row["fan_in"] if kind == "sparse" else "all",
+                          "L": row["n_labels"], "bytes a label, measured": round(measured, 1),
+                          "predicted": round(predicted, 1), "measured / predicted": round(measured / predicted, 3)})
+    table = pd.DataFrame(found)  # the batch makes no difference: one row a size
+    return table.drop_duplicates(["peer", "D", "K", "L"]) if found else table
+
+
+def beside(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """A whole step of every peer, one row a shape."""
+    steps = timed(rows)[timed(rows)["kind"] == STEP]
+    return steps.pivot_table(index=SIZES, columns="peer", values=column).round(1).reset_index()
+
+
+# --- pictures -----------------------------------------------------------------------------------------------------
+
+
+def speed(rows: pd.DataFrame) -> Picture | None:
+    """How near the layer comes to D/K times the speed of nn.Linear, on each target row."""
+    table = targets(rows)
+    if table.empty:
+        return None
+    figure = panels("How near to D/K times as fast as nn.Linear", ["of D/K"], title_text="B, D, K",
+                    tickvals=list(range(len(table))), ticktext=[f"{r.B}<br>{r.D}<br>{r.K}" for r in table.itertuples()])
+    lowest = {}
+    for words, look in (("forward + gradients", RUNS[0]), ("step with Adam", RUNS[4])):
+        share = table[f"{words}, of D/K"].astype(float)
+        lowest[words] = share.min()
+        line(figure, np.arange(len(share)), share.to_numpy(), words, look)
+    for level in (GOAL, 1.0):
+        figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=level, y1=level,
+                         line=dict(color=DENSE.color, dash="dash", width=1))
+    figure.update_layout(height=460, margin_b=110)
+    figure.update_yaxes(rangemode="tozero")
+    return picture(figure, f"Lowest of {len(table)} shapes: {listed(f'{w} {v:.2f}' for w, v in lowest.items())} of D/K "
+                           f"(dashed: 1, a layer as efficient as the dense one, and {GOAL}).", table)
+
+
+def growing(rows: pd.DataFrame) -> Picture | None:
+    """A whole step of each peer over L, K and B, one varied at a time."""
+    steps = timed(rows)[timed(rows)["kind"] == STEP]
+    parts = [along(steps, field) for field in GROWTH]
+    if any(part.empty for part in parts):
+        return None
+    c = CENTRE
+    titles = (f"labels L (K={c.fan_in}, B={c.batch})", f"fan-in K (L={c.n_labels:,})", f"batch B (L={c.n_labels:,})")
+    ms = pd.concat(parts)["median ms"]
+    figure = panels(f"A whole step with Adam (ms), {c.width} features", [""])
+    figure.update_layout(height=520, yaxis=log_axis(ms))
+    table = []
+    for i, (field, part, title) in enumerate(zip(GROWTH, parts, titles, strict=True)):
+        axis = f"x{i + 1 if i else ''}"
+        values = list(GROWTH[field])
+        figure.update_layout({axis.replace("x", "xaxis"): dict(
+            title_text=title, type="log", domain=[i * 0.35, i * 0.35 + 0.3], anchor="y", tickvals=values,
+            ticktext=[f"{v / 1e6:.1f}M" if v > 1e6 else f"{v // 1000}k" if v > 2000 else str(v) for v in values])})
+        for name, look in LOOKS.items():
+            one = part[part["peer"] == name].drop_duplicates(field).sort_values(field)
+            if len(one):
+                line(figure, one[field].to_numpy(), one["median ms"].to_numpy(), name, look, group=name, legend=i == 0)
+                figure.data[-1].update(xaxis=axis)
+                table.append(one.assign(over=field)[["over", "peer", *SIZES, "median ms"]])
+    table = pd.concat(table).round(2)
+    found = slopes(steps).set_index(["peer", "over"])["slope"]
+    said = [f"{words} {found[IN_PLACE if (IN_PLACE, field) in found else 'FixedFanIn', field]:.2f}"
+            for field, words in (("n_labels", "labels"), ("fan_in", "fan-in"), ("batch", "documents"))]
+    return picture(figure, f"The slope of log time over log size of FixedFanIn is {listed(said)}.", table,
+                   f"Lines on logarithmic axes for {listed(dict.fromkeys(table['peer']))}, over labels, fan-in and "
+                   f"documents in a batch; the numbers are in the table of the report.")
+
+
+# --- what runs it -------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -82,30 +201,56 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=40, help="for a shape, after which no further repeat is begun")
     parser.add_argument("--only", action="append", choices=PEERS, metavar="PEER", help="may be given several times")
+    parser.add_argument("--add", action="store_true", help="keep the rows of the CSV, add those of peers it lacks")
+    parser.add_argument("--report", action="store_true", help="make tables and pictures of the CSV, measure nothing")
     options = parser.parse_args()
-    device = torch.device(options.device)
+    name = f"layer_{torch.device(options.device).type}"
+    path = RESULTS / f"{name}.csv"
+    head = head_of(name) if options.report or options.add else []
+    if options.report:
+        return report(pd.read_csv(path), name, options.device, head)
     shapes = list(dict.fromkeys(GRIDS[options.grid]()))
-    rows = pd.DataFrame(race(shapes, options.only, repeats=options.repeats, device=device, seconds=options.seconds))
-    name = f"layer_{device.type}"
-    write_text(RESULTS / f"{name}.csv", rows.round(3).to_csv(index=False))
-    report(rows, name, options)
+    rows = pd.DataFrame(race(shapes, options.only, repeats=options.repeats, device=options.device,
+                             seconds=options.seconds))
+    command = f"python -m benchmarks.layer --grid {options.grid} --device {options.device} --repeats {options.repeats}"
+    command += "".join(f' --only "{peer}"' for peer in options.only or ())
+    if options.add:
+        old = pd.read_csv(path)
+        known = pd.MultiIndex.from_frame(old[[*SIZES, "peer"]])
+        new = rows[~pd.MultiIndex.from_frame(rows[[*SIZES, "peer"]]).isin(known)]
+        rows = pd.concat([old, new], ignore_index=True)
+        told = "; ".join(f"{k}: {v}" for k, v in conditions().items())
+        head += [f"added later: {listed(dict.fromkeys(new['peer']))} ({command} --add; {told})"]
+    else:
+        head = [*(f"{k}: {v}" for k, v in conditions().items()), f"command: {command}"]
+    rows = rows.round(3)
+    write_text(path, rows.to_csv(index=False))
+    report(rows, name, options.device, head)
 
 
-def report(rows: pd.DataFrame, name: str, options: argparse.Namespace) -> None:
-    notes = [f"command: python -m benchmarks.layer --grid {options.grid} --device {options.device} "
-             f"--repeats {options.repeats}",
-             "float32; medians; peers take turns in one process",
-             "a step is forward, binary cross-entropy, backward and torch's fused Adam",
-             "D/K is the ratio of multiply-adds: so many times as fast is a layer as efficient as the dense one"]
-    growing = rows.dropna(subset=["median ms"]) if "median ms" in rows else rows
-    wide = growing[growing["kind"] == STEP].pivot_table(index=list(Shape._fields), columns="peer", values="median ms")
+NOTES = [
+    "float32; medians; peers take turns in one process",
+    "a step is forward, binary cross-entropy, backward and torch's fused Adam; in place it has no logits, and the loss "
+    "is not computed, as between two reports",
+    "dense bfloat16, in place: after ELMO; plain SGD with stochastic rounding, as moments would outweigh the weights",
+    "D/K is the ratio of multiply-adds: so many times as fast is a layer as efficient as the dense one"]
+
+
+def report(rows: pd.DataFrame, name: str, device: str, head: list[str]) -> None:
     parts = [("What it has to reach", targets(rows)),
              ("How time grows (slope of log time over log size)", slopes(rows)),
-             ("A whole step with Adam, ms", wide.round(1).reset_index())]
-    if "note" in rows:
-        left = rows.dropna(subset=["note"]).drop_duplicates(["peer", *Shape._fields])
-        parts.append(("What was not run", left[[*Shape._fields, "peer", "note"]]))
-    write_parts(name, f"The output layer on {options.device}", notes, parts)
+             ("A whole step with Adam, ms", beside(rows, "median ms")),
+             ("What a step adds to memory at its highest, MiB", beside(rows, "peak MiB")),
+             ("Bytes a label between two steps, against the ledger", against_ledger(rows))]
+    if "note" in rows and len(left := rows[rows["note"].fillna("").str.startswith("not run")]):
+        parts.append(("What was not run", left.drop_duplicates(["peer", *SIZES])[[*SIZES, "peer", "note"]]))
+    pictures = {}
+    for what, made in (("speed", speed(rows)), ("growth", growing(rows))):
+        if made is not None:
+            pictures[f"{name}_{what}.svg"] = made
+            write_text(RESULTS / f"{name}_{what}.svg", made.svg())
+    write_parts(name, f"The output layer on {device}", NOTES, [part for part in parts if len(part[1])],
+                head=[line for line in head if line not in NOTES], pictures=pictures)
 
 
 if __name__ == "__main__":

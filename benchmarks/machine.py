@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy
@@ -38,9 +40,16 @@ def write(name: str, title: str, table, notes: list[str]) -> None:
     write_parts(name, title, notes, [("", table)])
 
 
-def write_parts(name: str, title: str, notes: list[str], parts: list[tuple[str, object]]) -> None:
-    """Leave several tables, each under its heading, as results/NAME.md; print them."""
-    lines = [f"# {title}", "", *(f"- {k}: {v}" for k, v in conditions().items()), *(f"- {n}" for n in notes)]
+def write_parts(name: str, title: str, notes: list[str], parts: list[tuple[str, object]], *,
+                head: list[str] | None = None, pictures: Mapping[str, Any] | None = None) -> None:
+    """Leave several tables, each under its heading, as results/NAME.md; print them.
+
+    `head` says where and how it was measured, by default here and now; `pictures` are files beside it, with captions.
+    """
+    head = [f"{k}: {v}" for k, v in conditions().items()] if head is None else head
+    lines = [f"# {title}", "", *(f"- {line}" for line in (*head, *notes))]
+    for file, picture in (pictures or {}).items():
+        lines += ["", f"![{picture.title}]({file})", "", picture.caption]
     for heading, table in parts:
         lines += ["", *([f"## {heading}", ""] if heading else []),
                   "| " + " | ".join(map(str, table.columns)) + " |", "|" + "---|" * len(table.columns),
@@ -49,6 +58,15 @@ def write_parts(name: str, title: str, notes: list[str], parts: list[tuple[str, 
     text = "\n".join([*lines, ""])
     write_text(RESULTS / f"{name}.md", text)
     print(text)
+
+
+def head_of(name: str) -> list[str]:
+    """What results/NAME.md says on top, line by line; nothing if there is no such file."""
+    path = RESULTS / f"{name}.md"
+    if not path.exists():
+        return []
+    top = path.read_text(encoding="utf-8").partition("\n## ")[0]
+    return [line.removeprefix("- ") for line in top.splitlines() if line.startswith("- ")]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import layer
+from benchmarks import layer, machine
 from xmc_explore import race
 from xmc_explore.layers import fixed_fan_in
 
@@ -92,7 +92,10 @@ def test_slopes_and_targets_are_read_off_the_rows():
     for shape in {*layer.target(), *layer.growth()}:
         for peer, cost in (("FixedFanIn", shape.fan_in), ("nn.Linear", shape.width), ("torch CSR", 4 * shape.fan_in)):
             ms = shape.batch * shape.n_labels * cost * 1e-6
-            rows += [{**shape._asdict(), "peer": peer, "kind": kind, "median ms": ms} for kind in race.KINDS]
+            rows += [{**shape._asdict(), "peer": peer, "kind": kind, "median ms": ms, "held MiB": 1.0, "peak MiB": 1.0,
+                      "times nn.Linear": shape.width / cost} for kind in race.KINDS]
+        rows += [{**rows[-1], "peer": "FixedFanIn, in place", "kind": race.STEP, "median ms": shape.fan_in / 2,
+                  "times nn.Linear": 2 * shape.width / shape.fan_in}]
     rows = pd.DataFrame(rows)
     slopes = layer.slopes(rows).set_index(["peer", "kind", "over"])["slope"]
     for field, dense in (("n_labels", 1), ("fan_in", 0), ("batch", 1)):
@@ -101,3 +104,38 @@ def test_slopes_and_targets_are_read_off_the_rows():
     table = layer.targets(rows)
     assert len(table) == 12
     assert set(table["forward + gradients, of D/K"]) == {"1.00"} and set(table["times torch CSR"]) == {"4.0"}
+    assert set(table["step with Adam, of D/K"]) == {"2.00"}  # the faster of the two
+
+
+def test_bytes_a_label_are_within_a_tenth_of_the_ledger():
+    names = list(layer.LEDGER)
+    rows = pd.DataFrame(race.race([SHAPE._replace(n_labels=500)], names, kinds=[race.STEP], repeats=1, progress=False))
+    table = layer.against_ledger(rows)
+    assert set(table["peer"]) == set(names)
+    assert table["measured / predicted"].between(0.9, 1.1).all()
+
+
+def test_a_report_is_made_of_the_file_and_what_is_added_later_stays_beside_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(layer, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    small = {"n_labels": (20, 40, 60), "fan_in": (2, 3, 4), "batch": (1, 2, 4)}
+    monkeypatch.setattr(layer, "CENTRE", race.Shape(2, 17, 40, 3))
+    monkeypatch.setattr(layer, "GROWTH", small)
+    monkeypatch.setattr(layer, "target", lambda: [race.Shape(b, 17, 40, 3) for b in (2, 4)])
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["layer", "--repeats", "1", *arguments])
+        layer.main()
+        return pd.read_csv(tmp_path / "layer_cpu.csv"), (tmp_path / "layer_cpu.md").read_text()
+
+    first, text = run("--only", "FixedFanIn", "--only", "nn.Linear")
+    assert "## What it has to reach" in text and "(layer_cpu_speed.svg)" in text and "(layer_cpu_growth.svg)" in text
+    assert (tmp_path / "layer_cpu_growth.svg").read_text().startswith("<svg")
+    rows, text = run("--only", "FixedFanIn, in place", "--only", "nn.Linear", "--add")
+    assert rows.iloc[:len(first)].equals(first.reindex(columns=rows.columns).astype(rows.dtypes))
+    assert set(rows.iloc[len(first):]["peer"]) == {"FixedFanIn, in place"}
+    assert rows.iloc[len(first):]["times nn.Linear"].notna().any()
+    assert "- added later: FixedFanIn, in place (python -m benchmarks.layer" in text
+    kept, again = run("--report")
+    assert kept.equals(rows) and again == text
+    capsys.readouterr()
