@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,9 +23,6 @@ import torch
 
 from benchmarks.machine import RESULTS, conditions, head_of, write_parts, write_text
 from xmc_explore import memory
-from xmc_explore.plots import Picture
-from xmc_explore.plots.drawing import line, listed, log_axis, panels, picture
-from xmc_explore.plots.style import DENSE, RUNS, Look
 from xmc_explore.race import KINDS, PEERS, STEP, Shape, race
 
 LABELS = (8_192, 32_768, 131_072, 670_091, 2_812_281)
@@ -42,11 +38,6 @@ GOAL = 0.6  # of D/K, for forward and both gradients
 # What the ledger says of a peer between two steps: kind, moments, dtype; the gradients are gone by then.
 LEDGER = {"FixedFanIn": ("sparse", 2, "float32"), IN_PLACE: ("sparse", 2, "float32"),
           "nn.Linear": ("dense", 2, "float32"), "dense bfloat16, in place": ("dense", 0, "bfloat16")}
-LOOKS: dict[str, Look] = {
-    "FixedFanIn": RUNS[0], IN_PLACE: replace(RUNS[0], dash="dot", symbol="star"), "nn.Linear": DENSE,
-    "dense bfloat16, in place": replace(DENSE, dash="dot", symbol="square"),
-    "masked dense": replace(DENSE, dash="dash", symbol="diamond"), "torch CSR": RUNS[1], "embedding_bag": RUNS[2],
-    "naive gather": replace(RUNS[2], dash="dash", symbol="cross"), "bottleneck, equal FLOPs": RUNS[3]}
 
 
 def target() -> list[Shape]:
@@ -134,63 +125,6 @@ def beside(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return steps.pivot_table(index=SIZES, columns="peer", values=column).round(1).reset_index()
 
 
-# --- pictures -----------------------------------------------------------------------------------------------------
-
-
-def speed(rows: pd.DataFrame) -> Picture | None:
-    """How near the layer comes to D/K times the speed of nn.Linear, on each target row."""
-    table = targets(rows)
-    if table.empty:
-        return None
-    figure = panels("How near to D/K times as fast as nn.Linear", ["of D/K"], title_text="B, D, K",
-                    tickvals=list(range(len(table))), ticktext=[f"{r.B}<br>{r.D}<br>{r.K}" for r in table.itertuples()])
-    lowest = {}
-    for words, look in (("forward + gradients", RUNS[0]), ("step with Adam", RUNS[4])):
-        share = table[f"{words}, of D/K"].astype(float)
-        lowest[words] = share.min()
-        line(figure, np.arange(len(share)), share.to_numpy(), words, look)
-    for level in (GOAL, 1.0):
-        figure.add_shape(type="line", xref="paper", x0=0, x1=1, y0=level, y1=level,
-                         line=dict(color=DENSE.color, dash="dash", width=1))
-    figure.update_layout(height=460, margin_b=110)
-    figure.update_yaxes(rangemode="tozero")
-    return picture(figure, f"Lowest of {len(table)} shapes: {listed(f'{w} {v:.2f}' for w, v in lowest.items())} of D/K "
-                           f"(dashed: 1, a layer as efficient as the dense one, and {GOAL}).", table)
-
-
-def growing(rows: pd.DataFrame) -> Picture | None:
-    """A whole step of each peer over L, K and B, one varied at a time."""
-    steps = timed(rows)[timed(rows)["kind"] == STEP]
-    parts = [along(steps, field) for field in GROWTH]
-    if any(part.empty for part in parts):
-        return None
-    c = CENTRE
-    titles = (f"labels L (K={c.fan_in}, B={c.batch})", f"fan-in K (L={c.n_labels:,})", f"batch B (L={c.n_labels:,})")
-    ms = pd.concat(parts)["median ms"]
-    figure = panels(f"A whole step with Adam (ms), {c.width} features", [""])
-    figure.update_layout(height=520, yaxis=log_axis(ms))
-    table = []
-    for i, (field, part, title) in enumerate(zip(GROWTH, parts, titles, strict=True)):
-        axis = f"x{i + 1 if i else ''}"
-        values = list(GROWTH[field])
-        figure.update_layout({axis.replace("x", "xaxis"): dict(
-            title_text=title, type="log", domain=[i * 0.35, i * 0.35 + 0.3], anchor="y", tickvals=values,
-            ticktext=[f"{v / 1e6:.1f}M" if v > 1e6 else f"{v // 1000}k" if v > 2000 else str(v) for v in values])})
-        for name, look in LOOKS.items():
-            one = part[part["peer"] == name].drop_duplicates(field).sort_values(field)
-            if len(one):
-                line(figure, one[field].to_numpy(), one["median ms"].to_numpy(), name, look, group=name, legend=i == 0)
-                figure.data[-1].update(xaxis=axis)
-                table.append(one.assign(over=field)[["over", "peer", *SIZES, "median ms"]])
-    table = pd.concat(table).round(2)
-    found = slopes(steps).set_index(["peer", "over"])["slope"]
-    said = [f"{words} {found[IN_PLACE if (IN_PLACE, field) in found else 'FixedFanIn', field]:.2f}"
-            for field, words in (("n_labels", "labels"), ("fan_in", "fan-in"), ("batch", "documents"))]
-    return picture(figure, f"The slope of log time over log size of FixedFanIn is {listed(said)}.", table,
-                   f"Lines on logarithmic axes for {listed(dict.fromkeys(table['peer']))}, over labels, fan-in and "
-                   f"documents in a batch; the numbers are in the table of the report.")
-
-
 # --- what runs it -------------------------------------------------------------------------------------------------
 
 
@@ -220,7 +154,7 @@ def main() -> None:
         new = rows[~pd.MultiIndex.from_frame(rows[[*SIZES, "peer"]]).isin(known)]
         rows = pd.concat([old, new], ignore_index=True)
         told = "; ".join(f"{k}: {v}" for k, v in conditions().items())
-        head += [f"added later: {listed(dict.fromkeys(new['peer']))} ({command} --add; {told})"]
+        head += [f"added later: {', '.join(dict.fromkeys(new['peer']))} ({command} --add; {told})"]
     else:
         head = [*(f"{k}: {v}" for k, v in conditions().items()), f"command: {command}"]
     rows = rows.round(3)
@@ -244,11 +178,15 @@ def report(rows: pd.DataFrame, name: str, device: str, head: list[str]) -> None:
              ("Bytes a label between two steps, against the ledger", against_ledger(rows))]
     if "note" in rows and len(left := rows[rows["note"].fillna("").str.startswith("not run")]):
         parts.append(("What was not run", left.drop_duplicates(["peer", *SIZES])[[*SIZES, "peer", "note"]]))
-    pictures = {}
-    for what, made in (("speed", speed(rows)), ("growth", growing(rows))):
-        if made is not None:
-            pictures[f"{name}_{what}.svg"] = made
-            write_text(RESULTS / f"{name}_{what}.svg", made.svg())
+    try:
+        from benchmarks.layer_figures import figures
+    except ImportError as error:  # a GPU server need not have plotly: --report on another machine
+        print(f"no pictures: {error}")
+        pictures = {}
+    else:
+        pictures = {f"{name}_{what}.svg": made for what, made in figures(rows).items()}
+    for file, made in pictures.items():
+        write_text(RESULTS / file, made.svg())
     write_parts(name, f"The output layer on {device}", NOTES, [part for part in parts if len(part[1])],
                 head=[line for line in head if line not in NOTES], pictures=pictures)
 
