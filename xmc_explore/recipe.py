@@ -223,6 +223,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "RigL": dict(growth_mode="gradient", aux_weight=0.0),
     "SET + intermediate": dict(intermediate=2048, aux_weight=0.0),
     "SET + auxiliary": dict(),
+    # After ELMO: weights in bfloat16 and nothing beside them, plain SGD in place with stochastic rounding.
+    "dense, low precision": dict(output="dense", aux_weight=0.0, output_dtype="bfloat16", rounding="stochastic",
+                                 output_update="in_place", output_optimizer="sgd", momentum=0.0, output_lr=8.0),
 }
 
 _PAPER_COMMON = dict(

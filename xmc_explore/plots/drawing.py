@@ -39,7 +39,8 @@ def method_of(recipe: Recipe) -> str:
     name = recipe.output
     if name == "sparse":
         name = {"random": "SET", "gradient": "RigL"}[recipe.growth_mode] if recipe.rewires else "static"
-    return name + " + intermediate" * bool(recipe.intermediate) + " + auxiliary" * bool(recipe.aux_weight)
+    return (name + " + intermediate" * bool(recipe.intermediate) + " + auxiliary" * bool(recipe.aux_weight)
+            + ", low precision" * (recipe.output_dtype != "float32"))
 
 
 def runs_of(*traces: Traces) -> list[Run]:
