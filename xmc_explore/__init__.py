@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "load_corpus": ".corpora",
+    "corpus_from_table": ".corpora",
     "Recipe": ".recipe",
     "train": ".training",
     "Trace": ".trace",
