@@ -8,10 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from corpus_for_tests import tiny_corpus
 
 from xmc_explore import exercises as ex
+from xmc_explore.corpora import load_corpus
 from xmc_explore.exercises.checking import TRIALS, agree, difference, examine, statement
 from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction
+from xmc_explore.recipe import Recipe
+from xmc_explore.training import train
 
 ALL = ex.all_exercises()
 WRITE = {name: e for name, e in ALL.items() if isinstance(e, WriteFunction)}
@@ -57,7 +61,7 @@ def test_a_statement_has_all_that_a_student_needs(exercise):
 
 def test_there_are_enough_of_each_kind():
     kinds = [type(e) for e in ALL.values()]
-    assert len(kinds) >= 4 and {WriteFunction, Prediction} <= set(kinds) <= {WriteFunction, Prediction, Knob}
+    assert len(kinds) >= 13 and set(kinds) == {WriteFunction, Prediction, Knob}
 
 
 # --- the checker --------------------------------------------------------------------------------------------------
@@ -134,6 +138,11 @@ def test_results_of_many_kinds_are_compared():
     assert not agree("word", np.ones(2), 1) and not agree(None, 1.0, 1)
     assert agree(float("nan"), float("nan"), 0)
     assert "Part 2 of 2" in difference((1.0, 2.0), (1.0, 3.0))
+    assert difference({1: 2.0, 3: 4.0}, {1: 2.0}) == "Key 3 should not be there"
+    assert difference({1: 2.0}, {1: 2.0, 3: 4.0}) == "Key 3 is missing"
+    assert difference({1: 2.0}, {1: 2.5}) == "At key 1: Expected 2.5, got 2"
+    assert difference(["b", "a"], ["a", "b"]) == "Part 1 of 2: Expected `'a'`, got `'b'`"
+    assert difference({1: 2.0}, 3.0) == "Expected `3.0`, got `{1: 2.0}`"
     assert "2 of 3 values differ, most of all at [2]" in difference(np.array([1.0, 2, 9]), np.array([1.0, 3, 3]))
 
 
@@ -183,3 +192,48 @@ def test_progress_can_be_off_or_forgotten(monkeypatch, own_record):
     monkeypatch.setenv("XMC_EXPLORE_PROGRESS", "off")
     ex.check("precision_at_k")(WRITE["precision_at_k"].reference)
     assert (ex.progress()["tries"] == 0).all()
+
+
+# --- single exercises ---------------------------------------------------------------------------------------------
+
+
+class RunOf:
+    """As much of a trace as a condition on it reads."""
+
+    def __init__(self, recipe: Recipe, precision: float, weights: tuple[float, ...] = (0.0, 0.0)):
+        self.recipe, self.precision, self.weights, self.steps = recipe, precision, weights, len(weights)
+
+    def history(self, name):
+        return np.arange(1, 1 + self.steps), np.array(self.weights)
+
+    def metrics(self, split):
+        return {"P@1": self.precision}
+
+
+@pytest.mark.parametrize(("run", "reached", "words"), [
+    (RunOf(Recipe(aux_weight=0.0), 33.0), True, "P@1 is 33.0 %"),
+    (RunOf(Recipe(aux_weight=0.0), 20.0), False, "asked for are 28 %"),
+    (RunOf(Recipe(), 33.0, (0.8, 0.0)), False, "set `aux_weight=0.0`"),
+    (RunOf(Recipe(aux_weight=0.0, fan_in=64), 33.0), False, "fan-in of at most 8"),
+    (RunOf(Recipe(aux_weight=0.0, output="dense"), 33.0), False, "must stay sparse"),
+])
+def test_doing_without_the_auxiliary_objective(run, reached, words):
+    got, said = ALL["without_auxiliary"].condition(run)
+    assert got is reached and words in said
+
+
+def test_the_shares_of_the_budget_add_up_and_may_be_negative():
+    budget = WRITE["gradient_budget"].reference
+    assert budget(np.array([[2.0, 0.0], [-1.0, 0.0]])).tolist() == [2.0, -1.0]
+
+
+def test_the_bill_of_a_layer_is_what_the_hint_says(tmp_path):
+    corpus = tiny_corpus(texts=False)
+    trace = train(corpus, Recipe(encoder="features", fan_in=6, aux_weight=0.0), steps=1, progress=False)
+    assert ALL["own_layer"].answer(trace) == pytest.approx(corpus.n_labels * (18 * 6 + 16) / 2**20, rel=0.02)
+
+
+@pytest.mark.slow
+def test_the_way_shown_to_do_without_gets_there():
+    run = train(load_corpus("calls-small"), Recipe.method("SET", bias_init="prior"), steps=885, progress=False)
+    assert ALL["without_auxiliary"].condition(run)[0]

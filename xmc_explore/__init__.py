@@ -23,6 +23,7 @@ _HOME = {
     "corpus_from_table": ".corpora",
     "Recipe": ".recipe",
     "train": ".training",
+    "train_many": ".parallel",
     "Trace": ".trace",
     "FixedFanIn": ".layers",
     "backends": ".layers",

@@ -23,7 +23,8 @@ def label_clusters(corpus: Corpus, recipe: Recipe) -> np.ndarray:
     """
     n_clusters = recipe.aux_clusters
     if n_clusters > corpus.n_labels:
-        raise ValueError(f"aux_clusters={n_clusters} exceeds the {corpus.n_labels} labels of corpus {corpus.name!r}")
+        raise ValueError(f"aux_clusters={n_clusters} exceeds the {corpus.n_labels} labels of corpus {corpus.name!r}; a "
+                         f"tenth of them is a good start, or none at all: aux_weight=0.0")
     rng = np.random.default_rng([recipe.seed, 3])
     if recipe.aux_clustering == "random":
         return rng.permutation(np.arange(corpus.n_labels) * n_clusters // corpus.n_labels)

@@ -52,7 +52,7 @@ class TraceWriter:
     """
 
     def __init__(self, folder: str | Path | None, corpus: Corpus, recipe: Recipe, steps: int, width: int):
-        self._temporary = _TemporaryFolder() if folder is None else None
+        self._temporary = TemporaryFolder() if folder is None else None
         self.folder = self._temporary.path if folder is None else Path(folder)
         if (self.folder / "run.json").exists():
             raise FileExistsError(f"{self.folder} already holds a trace; choose another folder, or delete that one")
@@ -328,7 +328,7 @@ class Trace:
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
 
 
-class _TemporaryFolder:
+class TemporaryFolder:
     """A folder that goes when nobody holds this object any more, or with the process."""
 
     def __init__(self):

@@ -242,7 +242,7 @@ def _in_processes(batches: dict[int, list], workers: int) -> Iterator[tuple[int,
     # Not fork: the caller may hold torch's threads and locks.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     try:
-        with _main_module_hidden():
+        with main_module_hidden():
             futures = {pool.submit(_parse_batch, batch): key for key, batch in batches.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -251,7 +251,7 @@ def _in_processes(batches: dict[int, list], workers: int) -> Iterator[tuple[int,
 
 
 @contextmanager
-def _main_module_hidden():
+def main_module_hidden():
     """A spawned worker first runs the caller's script again, guard or no guard; ours need nothing from it."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -148,12 +148,20 @@ def difference(yours: Any, target: Any) -> str:
         for number, (a, b) in enumerate(zip(yours, target, strict=True), 1):
             if not agree(a, b, 1e-5):
                 return f"Part {number} of {len(target)}: " + difference(a, b)
+    if isinstance(target, dict) and isinstance(yours, dict):
+        for key in [*target, *yours]:
+            if key not in target or key not in yours:
+                return f"Key {key!r} {'is missing' if key in target else 'should not be there'}"
+            if not agree(yours[key], target[key], 1e-5):
+                return f"At key {key!r}: " + difference(yours[key], target[key])
     try:
         x, y = _array(yours), _array(target)
     except (TypeError, ValueError, RuntimeError):
         return f"Expected a result like `{type(target).__name__}`, got `{type(yours).__name__}`"
     if x.shape != y.shape:
         return f"Expected a result of shape {list(y.shape)}, got {list(x.shape)}"
+    if x.dtype.kind not in "fiubc" or y.dtype.kind not in "fiubc":
+        return f"Expected `{_short(target)}`, got `{_short(yours)}`"
     if y.size == 1:
         return f"Expected {_number(float(y.reshape(())))}, got {_number(float(x.reshape(())))}"
     x, y = x.astype(np.float64), y.astype(np.float64)
@@ -187,6 +195,11 @@ def _near(guess: float, answer: float, tolerance: float) -> bool:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _shapes(arguments: tuple) -> str:
