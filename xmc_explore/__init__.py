@@ -26,6 +26,7 @@ _HOME = {
     "train_many": ".parallel",
     "Trace": ".trace",
     "FixedFanIn": ".layers",
+    "GroupedFixedFanIn": ".layers",
     "backends": ".layers",
     "Rewirer": ".sparsity",
     "Lab": ".widgets",

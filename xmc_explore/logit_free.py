@@ -217,7 +217,7 @@ def _checked(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, loss: s
     if rows.shape != columns.shape or rows.dim() != 1:
         raise ValueError(f"rows and columns of the positive pairs must be [P]; got {list(rows.shape)} and "
                          f"{list(columns.shape)}")
-    if isinstance(layer, FixedFanIn):
+    if hasattr(layer, "check"):
         layer.check()
     return x.to(compute_dtype(layer))
 

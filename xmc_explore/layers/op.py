@@ -77,31 +77,44 @@ def look(indices: Tensor, in_features: int, module: ModuleType | None = None) ->
     return seen.plans[module.__name__]
 
 
-def _exact(x: Tensor) -> AbstractContextManager:
+def look_order(order: Tensor) -> None:
+    """Check, after a write to it, that `order` [L] holds each label 0..L-1 once. Raises ValueError if it does not."""
+    state = (order.data_ptr(), -1 if order.is_inference() else order._version, len(order))
+    seen = _seen.get(order)
+    if order.is_inference() or seen is None or seen.state != state:
+        counts = torch.bincount(order.clamp(0, max(len(order) - 1, 0)), minlength=len(order))
+        wrong = (counts != 1) | ((order < 0) | (order >= len(order)))
+        if wrong.any():
+            raise ValueError(f"order must hold each of the labels 0..{len(order) - 1} once; position "
+                             f"{int(wrong.nonzero()[0])} is wrong, or its label is there twice or not at all")
+        _seen[order] = _Seen(state)
+
+
+def exact(x: Tensor) -> AbstractContextManager:
     """Autocast switched off: the public function has chosen the dtype, and a backend may use matrix products inside."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 # A recorded CUDA graph would replay the kernels without ever looking at the indices again.
-_TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
+TAGS = tuple(getattr(torch.Tag, name) for name in ("cudagraph_unsafe",) if hasattr(torch.Tag, name))
 
 
-@torch.library.custom_op("xmc_explore::fixed_fan_in", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("xmc_explore::fixed_fan_in", mutates_args=(), tags=TAGS)
 def _forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None, backend: str) -> Tensor:
     module = pick(backend, x.device).module
     look(indices, x.shape[1])
-    with _exact(x):
+    with exact(x):
         return module.forward(x, weight, indices, bias)
 
 
-@torch.library.custom_op("xmc_explore::fixed_fan_in_backward", mutates_args=(), tags=_TAGS)
+@torch.library.custom_op("xmc_explore::fixed_fan_in_backward", mutates_args=(), tags=TAGS)
 def _backward(grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, needs: list[bool], backend: str
               ) -> list[Tensor]:
     """The needed ones of the gradients of x, weight and bias, in this order."""
     module = pick(backend, x.device).module
     plan = look(indices, x.shape[1], module)
-    with _exact(x):
+    with exact(x):
         return [g for g in module.backward(grad, x, weight, indices, tuple(needs), plan) if g is not None]
 
 
@@ -130,28 +143,17 @@ def _derive(ctx, grad):
     return dx, dweight, None, dbias, None
 
 
-def _refuse(ctx, grads):
+def refuse(ctx, grads):
     raise RuntimeError("the fixed fan-in layer has no second derivative: its gradients cannot be differentiated again "
                        "(use a dense layer, layer.to_dense(), for that)")
 
 
 _forward.register_autograd(_derive, setup_context=_keep)
-_backward.register_autograd(_refuse, setup_context=lambda ctx, inputs, output: None)
+_backward.register_autograd(refuse, setup_context=lambda ctx, inputs, output: None)
 
 
-def fixed_fan_in(
-    x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
-) -> Tensor:
-    """y[..., l] = bias[l] + sum_k weight[l, k] * x[..., indices[l, k]]  (SPARTEX, section 3).
-
-    Shapes: x [..., D], weight [L, K], indices [L, K] (int16 or int32, distinct in each row), bias [L] or None;
-    y [..., L], not always contiguous. Gradients flow to x, weight and bias, once; no [L, D] tensor is made.
-    Under autocast x is converted to the dtype of the weights.
-    Raises ValueError or TypeError, naming shapes, dtypes, devices or the first bad row of indices, for arguments that
-    do not fit together. Indices are looked at again only after a write to them.
-    """
-    if weight.shape != indices.shape or weight.dim() != 2:
-        raise ValueError(f"weight and indices must both be [L, K]; got {list(weight.shape)} and {list(indices.shape)}")
+def fit(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> Tensor:
+    """x in the dtype that it is computed in, if these arguments go together. Raises ValueError or TypeError if not."""
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be [L] = [{weight.shape[0]}]; got {list(bias.shape)}")
     if x.dim() == 0:
@@ -170,5 +172,22 @@ def fixed_fan_in(
     if not x.is_floating_point() or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
         raise TypeError(f"x, weight and bias must share one floating dtype; got {x.dtype}, {weight.dtype}"
                         + (f", {bias.dtype}" if bias is not None else "") + "; convert with .to(dtype)")
+    return x
+
+
+def fixed_fan_in(
+    x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
+    """y[..., l] = bias[l] + sum_k weight[l, k] * x[..., indices[l, k]]  (SPARTEX, section 3).
+
+    Shapes: x [..., D], weight [L, K], indices [L, K] (int16 or int32, distinct in each row), bias [L] or None;
+    y [..., L], not always contiguous. Gradients flow to x, weight and bias, once; no [L, D] tensor is made.
+    Under autocast x is converted to the dtype of the weights.
+    Raises ValueError or TypeError, naming shapes, dtypes, devices or the first bad row of indices, for arguments that
+    do not fit together. Indices are looked at again only after a write to them.
+    """
+    if weight.shape != indices.shape or weight.dim() != 2:
+        raise ValueError(f"weight and indices must both be [L, K]; got {list(weight.shape)} and {list(indices.shape)}")
+    x = fit(x, weight, indices, bias)
     y = torch.ops.xmc_explore.fixed_fan_in(x.reshape(-1, x.shape[-1]), weight, indices, bias, backend)
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], weight.shape[0])

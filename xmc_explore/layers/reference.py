@@ -59,3 +59,50 @@ def backward(
             dx.index_add_(0, flat.flatten(), contribution.flatten(0, 1))
     dbias = grad.to(wide).sum(0).to(grad.dtype) if need_bias else None
     return (dx.to(x.dtype).t() if need_x else None), dweight, dbias
+
+
+# --- labels in groups: one row of indices for the G labels order[g G:(g + 1) G] -----------------------------------
+
+
+def _groups(n_groups: int, n_labels: int, group_size: int, elements: int) -> Iterator[tuple[slice, slice, int]]:
+    """(groups, their part of the order, labels a group): runs of whole groups, then a last one that is not full."""
+    full = n_labels // group_size
+    for groups in _chunks(full, elements):
+        yield groups, slice(groups.start * group_size, groups.stop * group_size), group_size
+    if full < n_groups:
+        yield slice(full, n_groups), slice(full * group_size, n_labels), n_labels - full * group_size
+
+
+def grouped_forward(x: Tensor, weight: Tensor, indices: Tensor, order: Tensor, group_size: int, bias: Tensor | None
+                    ) -> Tensor:
+    """y [B, L], laid out as by `forward`, from weight [L, K] and indices [ceil(L / G), K]: a product for each group."""
+    (n_labels, fan_in), batch, wide = weight.shape, x.shape[0], _wide(x.dtype)
+    yt, xt = x.new_empty((n_labels, batch)), x.t().to(wide).contiguous()
+    for groups, places, size in _groups(len(indices), n_labels, group_size, batch * (fan_in + group_size)):
+        labels = order[places].long()
+        gathered = xt[indices[groups].long()]  # [n, K, B]
+        out = torch.bmm(weight[labels].to(wide).view(-1, size, fan_in), gathered).flatten(0, 1)
+        yt[labels] = (out if bias is None else out + bias[labels].to(wide).unsqueeze(1)).to(x.dtype)
+    return yt.t()
+
+
+def grouped_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, order: Tensor, group_size: int,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x [B, D] (laid out as y), weight [L, K] and bias [L] from grad [B, L]; `needs` says which."""
+    (n_labels, fan_in), batch, wide = weight.shape, x.shape[0], _wide(x.dtype)
+    need_x, need_weight, need_bias = needs
+    xt = x.t().to(wide).contiguous()
+    dx = torch.zeros_like(xt) if need_x else None
+    dweight = weight.new_empty(weight.shape) if need_weight else None
+    for groups, places, size in _groups(len(indices), n_labels, group_size, batch * (fan_in + group_size)):
+        labels, rows = order[places].long(), indices[groups].long()
+        g = grad.t()[labels].to(wide).unflatten(0, (-1, size))
+        if need_weight:
+            dweight[labels] = torch.bmm(g, xt[rows].transpose(1, 2)).to(weight.dtype).view(-1, fan_in)
+        if need_x:
+            part = torch.bmm(weight[labels].to(wide).view(-1, size, fan_in).transpose(1, 2), g)  # [n, K, B]
+            dx.index_add_(0, rows.flatten(), part.flatten(0, 1))
+    dbias = grad.to(wide).sum(0).to(grad.dtype) if need_bias else None
+    return (dx.to(x.dtype).t() if need_x else None), dweight, dbias
