@@ -120,6 +120,8 @@ def test_groups_are_expanded_to_labels():
             else:
                 assert np.array_equal(frame.indices[label], indices[row])
                 assert np.array_equal(frame.born[label], born[row])
+        rows = store.seek(number, by_label=False)
+        assert np.array_equal(rows.indices, indices) and np.array_equal(rows.born, born) and rows.weight is None
         moved = np.isin(np.arange(9), found[number]["slots"]).reshape(3, 3)
         expected = [3 * label + k for label, row in enumerate(groups) for k in range(3) if row >= 0 and moved[row, k]]
         assert store.changed(number).tolist() == expected

@@ -99,7 +99,7 @@ LAYERS = {"sparse": {}, "dense": dict(output="dense"), "bottleneck": dict(output
 def first_steps(corpus, steps=3, **options):
     """Losses, parameters and metrics after some steps, everything in float64."""
     run = Run(corpus, xe.Recipe(**{**BAG, **options}), steps=100)
-    run._add_auxiliary()
+    run.add_auxiliary()
     run.model.double()
     for documents in run.documents.values():
         documents.matrix = documents.matrix.astype(np.float64)

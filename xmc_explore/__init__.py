@@ -25,6 +25,7 @@ _HOME = {
     "train": ".training",
     "train_many": ".parallel",
     "Trace": ".trace",
+    "branch": ".branching",
     "FixedFanIn": ".layers",
     "GroupedFixedFanIn": ".layers",
     "backends": ".layers",

@@ -57,21 +57,30 @@ class FrameStore:
     @property
     def steps(self) -> list[int]:
         """The steps at which frames were recorded: the start, then every rewire."""
-        return [int(f["step"]) for f in self._frames[:]]
+        return [int(f["step"]) for f in self.recorded]
+
+    @property
+    def recorded(self) -> list[dict[str, Any]]:
+        """The frames so far, as they were recorded."""
+        return self._frames[:]
 
     @property
     def groups(self) -> np.ndarray | None:
         """The row [L] that each label reads in a layer whose labels share rows, else None."""
         return self._frames[0].get("groups") if self._frames else None
 
-    def seek(self, number: int) -> Frame:
-        """The frame at a position; -1 is the last one recorded so far."""
+    def seek(self, number: int, by_label: bool = True) -> Frame:
+        """The frame at a position; -1 is the last one recorded so far.
+
+        `by_label=False` gives the rows that the layer itself has, one a group where labels share them, without weights.
+        """
         number = self._position(number)
         with self._lock:
             indices, born = self._state(number)
-        weight, weight_step = self._weight(number, born)
-        return Frame(number, int(self._frames[number]["step"]), self._by_label(indices, -1), self._by_label(born, 0),
-                     weight, weight_step)
+        step = int(self._frames[number]["step"])
+        if not by_label:
+            return Frame(number, step, indices, born)
+        return Frame(number, step, self._by_label(indices, -1), self._by_label(born, 0), *self._weight(number, born))
 
     def changed(self, number: int) -> np.ndarray:
         """The flat slots [n] of [L, K] that the rewire at a frame replaced; none for the first frame."""

@@ -36,7 +36,7 @@ _SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff
 _POSITIVE = ("hidden", "max_tokens", "fan_in", "aux_clusters", "batch_size", "epochs", "loss_interval")
 _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire_interval", "encoder_lr", "output_lr",
                  "intermediate_lr", "aux_lr", "lr_factor", "encoder_weight_decay", "output_weight_decay", "warmup",
-                 "eval_interval", "eval_documents", "probe_interval")
+                 "eval_interval", "eval_documents", "checkpoint_interval", "probe_interval")
 PROBES = ("budget", "twin", "snr")  # see `probes.GradientProbes`
 
 
@@ -116,6 +116,9 @@ class Recipe:
     # Looking at the encoder's gradient: every how many steps (0: never), at what. "twin" costs a dense layer.
     probe_interval: int = 0
     probes: str = "budget,twin,snr"
+
+    # Every how many steps all that a branch needs goes to disk (0: never; a branch then begins at the start).
+    checkpoint_interval: int = 0
 
     seed: int = 0
 
@@ -213,7 +216,7 @@ def _check_names(options: dict[str, Any]) -> None:
 
 # The options that a running run can change; every other needs a new model or a new order of the data.
 LIVE = ("rewire_interval", "rewire_fraction", "rewire_threshold", "rewire_end", "growth_mode", "aux_weight",
-        "aux_cutoff", "lr_factor", "loss", "loss_interval", "eval_interval", "eval_documents")
+        "aux_cutoff", "lr_factor", "loss", "loss_interval", "eval_interval", "eval_documents", "checkpoint_interval")
 
 METHODS: dict[str, dict[str, Any]] = {
     "dense": dict(output="dense", aux_weight=0.0, output_lr=2e-3),

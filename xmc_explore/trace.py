@@ -7,6 +7,7 @@
     of_labels.npz       what the last evaluation found for each label
     connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see
                         `frames`); some hold weights too
+    checkpoints/        00000400.safetensors: all that a branch needs to continue after step 400, if the recipe asks
 
 Events are appended and flushed; every other file is written beside its place and then renamed. Nothing is unpickled.
 """
@@ -25,7 +26,7 @@ import weakref
 import zlib
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,11 +35,15 @@ from .corpora import Corpus, LabelBins, label_bins
 from .frames import Frame, FrameStore
 from .recipe import Recipe
 
+if TYPE_CHECKING:
+    from .checkpoints import State
+
 FORMAT = 2  # 1 stored what a rewire changed without packing it
 READS = (1, 2)
 FLUSH_SECONDS = 1.0
 WEIGHT_BYTES = 3_000_000  # of weights in 8 bits: as many frames hold them, evenly over the run, as fit in here
 MAX_NAMES = 200_000  # more label names than this are not copied into a trace
+CHECKPOINT_BYTES = 1 << 30  # of one run
 
 
 class TraceError(ValueError):
@@ -51,7 +56,8 @@ class TraceWriter:
     Raises FileExistsError if the folder already holds a trace: a run never overwrites another.
     """
 
-    def __init__(self, folder: str | Path | None, corpus: Corpus, recipe: Recipe, steps: int, width: int):
+    def __init__(self, folder: str | Path | None, corpus: Corpus, recipe: Recipe, steps: int, width: int,
+                 **about: Any):
         self._temporary = TemporaryFolder() if folder is None else None
         self.folder = self._temporary.path if folder is None else Path(folder)
         if (self.folder / "run.json").exists():
@@ -59,9 +65,11 @@ class TraceWriter:
         (self.folder / "connectivity").mkdir(parents=True, exist_ok=True)
         self.header = {
             "format": FORMAT, "recipe": json.loads(recipe.to_json()), "steps": steps, "width": width,
-            "versions": _versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+            "versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
             "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint, "n_train": len(corpus.train),
-                       "n_test": len(corpus.test), "n_labels": corpus.n_labels, "propensity": corpus.propensity},
+                       "n_test": len(corpus.test), "n_labels": corpus.n_labels, "propensity": corpus.propensity,
+                       "source": corpus.source},
+            **about,
         }
         names = corpus.label_names if corpus.n_labels <= MAX_NAMES else None
         _write_json(self.folder / "labels.json", {"names": names, "frequency": corpus.label_frequency.tolist()})
@@ -76,7 +84,7 @@ class TraceWriter:
     def log(self, kind: str, **fields: Any) -> None:
         """Append one event. Numbers that are not finite become null, as JSON has no others."""
         event = {"kind": kind, **fields}
-        self._file.write(json.dumps(_plain(event)) + "\n")
+        self._file.write(json.dumps(plain(event)) + "\n")
         self.events[kind].append(event)
         now = time.monotonic()
         if kind != "step" or now - self._flushed > FLUSH_SECONDS:
@@ -96,14 +104,51 @@ class TraceWriter:
         frame = {"step": step, **arrays}
         if weight is not None:
             frame |= frames.quantise(weight)
-            self._weights_from = step + self.header["steps"] * weight.size / WEIGHT_BYTES
-        path = self.folder / "connectivity" / f"{number:05d}.npz"
+        self._store(frame)
+        return number
+
+    def _store(self, frame: dict[str, Any]) -> None:
+        path = self.folder / "connectivity" / f"{len(self.frames):05d}.npz"
         beside = path.with_suffix(".tmp")
         with open(beside, "wb") as file:
             np.savez_compressed(file, **frames.pack(frame))
         os.replace(beside, path)
+        if "weight" in frame:
+            self._weights_from = frame["step"] + self.header["steps"] * frame["weight"].size / WEIGHT_BYTES
         self.frames.append(frame)
-        return number
+
+    def log_checkpoint(self, state: State) -> None:
+        """Store a state. Where they come to more than `CHECKPOINT_BYTES`, every second of the older ones goes."""
+        from . import checkpoints  # with torch, which reading a trace does without
+
+        folder = self.folder / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        checkpoints.write(folder / f"{state.step:08d}.safetensors", state)
+        found = sorted(folder.glob("*.safetensors"))
+        while len(found) > 1 and sum(path.stat().st_size for path in found) > CHECKPOINT_BYTES:
+            for path in found[-2::-2]:
+                path.unlink()
+            found = sorted(folder.glob("*.safetensors"))
+
+    def lengthened(self, steps: int) -> None:
+        """Note in run.json that the run is now of so many steps; "first_steps" is what it set out with."""
+        self.header.setdefault("first_steps", self.header["steps"])
+        self.header["steps"] = steps
+        _write_json(self.folder / "run.json", self.header)
+
+    def adopt(self, trace: Trace, step: int, changes: int) -> list[dict[str, Any]]:
+        """Record what another trace recorded up to and including a step, and its first `changes` changes.
+
+        The first frame is expected to be there already; returns the others.
+        """
+        for kind, events in trace.events.items():
+            for event in events[:changes] if kind == "change" else events:
+                if kind != "end" and event["step"] <= step:
+                    self.log(**event)
+        adopted = [frame for frame in trace.store.recorded[1:] if frame["step"] <= step]
+        for frame in adopted:
+            self._store(frame)
+        return adopted
 
     def log_labels(self, counts: dict[int, dict[str, np.ndarray]]) -> None:
         """Store what an evaluation counted for each label: `Evaluator.of_labels(k)` by k."""
@@ -271,6 +316,20 @@ class Trace:
         """The flat slots [n] that the rewire at a frame replaced; empty for the first frame."""
         return self.store.changed(frame)
 
+    @property
+    def checkpoints(self) -> list[int]:
+        """The steps after which everything was stored that a branch needs."""
+        return [int(p.stem) for p in sorted((self.folder / "checkpoints").glob("*.safetensors")) if p.stem.isdigit()]
+
+    def checkpoint(self, step: int) -> State:
+        """What was stored after a step of `checkpoints`. Raises TraceError if it is damaged."""
+        from . import checkpoints
+
+        try:
+            return checkpoints.read(self.folder / "checkpoints" / f"{step:08d}.safetensors")
+        except ValueError as error:
+            raise TraceError(str(error)) from None
+
     # --- reading
 
     def _labels(self) -> dict[str, Any]:
@@ -318,6 +377,9 @@ class Trace:
         c, r = self.header["corpus"], self.recipe
         lines = [f"Trace {self.folder.name!r}: {self.status}, {self.steps:,} of {self.header['steps']:,} steps on "
                  f"{c['name']!r} ({c['n_labels']:,} labels), output {r.output}, seed {r.seed}"]
+        origin = self.header.get("branched_from")
+        if origin:
+            lines.append(f"  branched from {origin['trace']!r} at frame {origin['frame']}, step {origin['step']}")
         if self.events["eval"]:
             m = self.metrics(self.events["eval"][-1]["split"])
             shown = [k for k in ("P@1", "PSP@5", "recall@5/head", "recall@5/torso", "recall@5/tail") if k in m]
@@ -336,9 +398,10 @@ class TemporaryFolder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as it goes to JSON: numbers to seven digits, None for those that are not finite."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, (float, np.floating)):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     if isinstance(value, np.integer):
@@ -364,7 +427,8 @@ def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
     return value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What made a trace."""
     import torch
 
     from . import __version__

@@ -14,8 +14,9 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from . import memory
+from . import checkpoints, memory
 from .auxiliary import label_clusters
+from .checkpoints import State
 from .corpora import Corpus
 from .encoders import Documents
 from .layers import FixedFanIn
@@ -76,7 +77,7 @@ class Run:
     """
 
     def __init__(self, corpus: Corpus, recipe: Recipe, *, steps: int | None = None, out: str | Path | None = None,
-                 device: str | torch.device | None = None):
+                 device: str | torch.device | None = None, branched_from: dict[str, Any] | None = None):
         self.corpus, self.recipe = corpus, recipe
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_size = min(recipe.batch_size, len(corpus.train))
@@ -95,7 +96,8 @@ class Run:
         self.rewirer = self._new_rewirer() if isinstance(self.model.output, FixedFanIn) else None
         self.step_number = 0
         self.last_metrics: dict[str, float] = {}
-        self.trace = TraceWriter(out, corpus, recipe, self.steps, self.model.width)
+        self.trace = TraceWriter(out, corpus, recipe, self.steps, self.model.width, device=self.device.type,
+                                 threads=torch.get_num_threads(), branched_from=branched_from)
         self.probes = self._probes()
         if self.rewirer is not None:
             first = self.model.output.indices.cpu().numpy().copy()
@@ -112,7 +114,7 @@ class Run:
         recipe, number = self.recipe, self.step_number + 1
         weight = self.auxiliary_weight(number)
         if weight > 0 and self.model.auxiliary is None:
-            self._add_auxiliary()
+            self.add_auxiliary()
         self._set_learning_rates(number)
         self.model.train()
         rows = self.batch_rows(number)
@@ -152,6 +154,8 @@ class Run:
             self._rewire()
         if self._evaluation_due():
             self.evaluate()
+        if self.recipe.checkpoint_interval and number % self.recipe.checkpoint_interval == 0:
+            self.trace.log_checkpoint(self.state())
         return record
 
     def _main_loss(self, x: Tensor, rows: Tensor, columns: Tensor, share: float, number: int
@@ -256,24 +260,50 @@ class Run:
 
     # --- live changes
 
-    def change(self, *, rewire_now: bool = False, **options: Any) -> None:
+    def change(self, *, rewire_now: bool = False, steps: int | None = None, **options: Any) -> None:
         """Turn live knobs: the options take effect with the next step and are recorded in the trace.
 
-        `rewire_now=True` makes the next step rewire, whatever the interval says.
+        `rewire_now=True` makes the next step rewire, whatever the interval says; `steps` is a new length of the whole
+        run, and with it of every schedule.
         Raises ValueError for an option that needs a new model (reset for that), or a value that cannot be.
         """
+        self.check_change(rewire_now=rewire_now, steps=steps, **options)
+        self.recipe = self.recipe.replace(**options)
+        if steps is not None:
+            self.steps = options["steps"] = steps
+            self.trace.lengthened(steps)
+        self.apply_live_rewiring()
+        if rewire_now:
+            self.rewirer.requested = options["rewire_now"] = True
+        self.trace.log("change", step=self.step_number, options=options)
+
+    def check_change(self, *, rewire_now: bool = False, steps: int | None = None, **options: Any) -> None:
+        """Raise the ValueError that `change` would raise."""
         if rewire_now and self.rewirer is None:
             raise ValueError(f"there is nothing to rewire: output={self.recipe.output!r} is not sparse")
         fixed = [name for name in options if name not in LIVE]
         if fixed:
             raise ValueError(f"{', '.join(fixed)} cannot change during a run; live options are {', '.join(LIVE)}")
-        self.recipe = self.recipe.replace(**options)
-        if self.rewirer is not None:
-            for name, value in self._live_rewiring().items():
-                setattr(self.rewirer, name, value)
-        if rewire_now:
-            self.rewirer.requested = options["rewire_now"] = True
-        self.trace.log("change", step=self.step_number, options=options)
+        if steps is not None and steps <= self.step_number:
+            raise ValueError(f"steps={steps} is no more than the {self.step_number} steps that the run has taken")
+        self.recipe.replace(**options)
+
+    # --- states
+
+    def state(self) -> State:
+        """This run between two steps, in copies: what `restore` of another run takes. A few times the model's size."""
+        return checkpoints.take(self)
+
+    def restore(self, state: State, trace: Trace | None = None) -> None:
+        """Continue as the run did that `state` was taken of; this one is new, of the same corpus and recipe.
+
+        A state holds no record: this run's begins with what `trace` recorded up to there, or is empty without one.
+        Raises ValueError for a state that does not fit.
+        """
+        checkpoints.put(self, state)
+        if trace is not None:
+            for frame in self.trace.adopt(trace, state.step, state.values["changes"]):
+                self.connections.rewired(frame["step"], frame["slots"], frame["new"])
 
     def _probe(self, number: int, *step: Any) -> None:
         """Show the probes a step before it changes anything."""
@@ -299,7 +329,13 @@ class Run:
         return {"grow": r.growth_mode, "interval": r.rewire_interval or self.steps + 1, "fraction": r.rewire_fraction,
                 "threshold": r.rewire_threshold, "end": int(r.rewire_end * self.steps)}
 
-    def _add_auxiliary(self) -> None:
+    def apply_live_rewiring(self) -> None:
+        """Let the rewirer do as the recipe says by now."""
+        if self.rewirer is not None:
+            for name, value in self._live_rewiring().items():
+                setattr(self.rewirer, name, value)
+
+    def add_auxiliary(self) -> None:
         clusters = label_clusters(self.corpus, self.recipe)
         n, c = self.corpus.n_labels, self.recipe.aux_clusters
         member = csr_array((np.ones(n, np.float32), (np.arange(n), clusters)), shape=(n, c))
