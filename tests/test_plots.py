@@ -18,7 +18,7 @@ from nbconvert import HTMLExporter
 from scipy.sparse import csr_array
 
 import xmc_explore as xe
-from xmc_explore import memory, plots
+from xmc_explore import memory, plots, probes
 from xmc_explore.corpora import BIN_NAMES, Corpus, Split
 from xmc_explore.plots import style
 from xmc_explore.plots.picture import ROWS
@@ -27,7 +27,7 @@ from xmc_explore.training import Run
 
 STEPS = 80
 SVG = "{http://www.w3.org/2000/svg}"
-TINY = dict(hidden=24, fan_in=4, aux_clusters=4, warmup=10, rewire_interval=10, batch_size=32)
+TINY = dict(hidden=24, fan_in=4, aux_clusters=4, warmup=10, rewire_interval=10, batch_size=32, probe_interval=4)
 
 
 def tiny_corpus(n_labels: int = 60, n_features: int = 30) -> Corpus:
@@ -60,7 +60,11 @@ def traces(corpus) -> dict[str, xe.Trace]:
     recipes["SET again"] = recipes["SET"].replace(seed=1)
     recipes["static"] = recipes["SET"].replace(rewire_interval=0)
     recipes["features"] = recipes["SET"].replace(encoder="features")
-    return {name: xe.train(corpus, recipe, steps=STEPS, progress=False) for name, recipe in recipes.items()}
+    recipes["fan-in 2"] = recipes["SET"].replace(fan_in=2)
+    found = {name: xe.train(corpus, recipe, steps=STEPS, progress=False) for name, recipe in recipes.items()}
+    planted = xe.load_corpus("planted", n_train=300, n_test=80, n_labels=60, n_features=24, support=4)
+    found["planted"] = xe.train(planted, recipes["features"], steps=STEPS, progress=False)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +88,28 @@ FIGURES = {
         {"dense": t["dense"], "SET": [t["SET"], t["SET again"]], "SET + auxiliary": t["SET + auxiliary"],
          "RigL": t["RigL"], "static": t["static"]}),
     "gradient_by_block": lambda t, c: plots.gradient_by_block(t["SET"]),
+    "learning": lambda t, c: plots.learning(t["SET + auxiliary"]),
+    "gradient_budget": lambda t, c: plots.gradient_budget(t["SET + auxiliary"]),
+    "gradient_budget without auxiliary": lambda t, c: plots.gradient_budget(t["dense"]),
+    "dense_twin of one": lambda t, c: plots.dense_twin(t["SET"]),
+    "dense_twin of several": lambda t, c: plots.dense_twin(
+        {"RigL": t["RigL"], "SET": [t["SET"], t["SET again"]], "SET + auxiliary": t["SET + auxiliary"]}),
+    "by_sparsity": lambda t, c: plots.by_sparsity(
+        [t["SET"], t["SET again"], t["fan-in 2"], t["dense"], t["SET + auxiliary"]]),
+    "churn_by_frequency": lambda t, c: plots.churn_by_frequency(t["SET"]),
+    "survival": lambda t, c: plots.survival(t["SET"]),
+    "survival of all": lambda t, c: plots.survival(t["SET"], grown=False),
+    "age": lambda t, c: plots.age(t["SET"]),
+    "exploration": lambda t, c: plots.exploration(t["SET"]),
+    "planted_support": lambda t, c: plots.planted_support(t["planted"]),
+    "in_degree_drift": lambda t, c: plots.in_degree_drift(t["RigL"]),
+    "magnitudes": lambda t, c: plots.magnitudes(t["SET"]),
+    "overlap": lambda t, c: plots.overlap(t["SET"], c),
     "churn": lambda t, c: plots.churn(t["SET"]),
     "connectivity": lambda t, c: plots.connectivity(t["RigL"]),
     "connectivity replaced": lambda t, c: plots.connectivity(t["RigL"], 2, "replaced"),
+    "connectivity born": lambda t, c: plots.connectivity(t["RigL"], 2, "born"),
+    "connectivity died": lambda t, c: plots.connectivity(t["RigL"], 2, "died"),
     "connectivity at the start": lambda t, c: plots.connectivity(t["static"]),
     "in_degree": lambda t, c: plots.in_degree(t["RigL"]),
     "compare one run each": lambda t, c: plots.compare([t["dense"], t["SET"]]),
@@ -186,7 +209,9 @@ def test_the_share_button_is_off_and_the_bundle_has_a_picture_to_fall_back_on(pi
 
 
 @pytest.mark.parametrize("figure", ["loss of one", "loss of several", "precision", "per_bin", "gradient_norm",
-                                    "gradient_by_block", "churn", "in_degree"])
+                                    "gradient_by_block", "churn", "in_degree", "learning", "gradient_budget",
+                                    "dense_twin of several", "survival", "age", "exploration", "planted_support",
+                                    "in_degree_drift", "magnitudes", "overlap"])
 def test_the_table_holds_what_the_lines_draw(figure, traces, corpus):
     picture = FIGURES[figure](traces, corpus)
     table = picture.table.set_index(picture.table.columns[0])
@@ -282,6 +307,62 @@ def test_gradients_are_those_of_the_run(traces):
     assert np.array_equal(named(blocks.figure, "first").y, traces["SET"].history("grad/first")[1])
 
 
+def test_the_budget_draws_what_was_probed(traces):
+    trace = traces["SET + auxiliary"]
+    picture = plots.gradient_budget(trace, smooth=1)
+    for name in (*BIN_NAMES, "auxiliary"):
+        share, norm = (trace.history(f"budget/{what}/{name}") for what in ("share", "norm"))
+        drawn = named(picture.figure, name)
+        assert np.array_equal(drawn.x, share[0]) and np.array_equal(drawn.y, share[1])
+        assert np.array_equal(named(picture.figure, f"{name}, norm of the part").y, norm[1])
+        assert f"{name} {plots.drawing.number(share[1][0])} to {plots.drawing.number(share[1][-1])}" in picture.caption
+    assert "the auxiliary objective of SET + auxiliary ends at step" in picture.caption
+    total = sum(named(picture.figure, name).y for name in (*BIN_NAMES, "auxiliary"))
+    assert np.allclose(total, 1, atol=1e-5)
+    assert {t.name for t in plots.gradient_budget(traces["dense"], smooth=1).figure.data if t.yaxis == "y"} == {
+        *BIN_NAMES}
+
+
+def test_the_dense_twin_has_a_second_line_where_the_auxiliary_objective_helps(traces):
+    trace = traces["SET + auxiliary"]
+    picture = plots.dense_twin(traces["SET"], trace, smooth=1)
+    assert np.array_equal(named(picture.figure, "SET").y, traces["SET"].history("twin/cosine")[1])
+    second = named(picture.figure, "SET + auxiliary and auxiliary")
+    steps, total = trace.history("twin/cosine_total")
+    at, weight = trace.history("aux_weight")
+    on = np.isin(steps, at[weight > 0])
+    assert 0 < on.sum() < len(on) and np.array_equal(second.y, total[on]) and np.array_equal(second.x, steps[on])
+    assert np.array_equal(named(picture.figure, "SET, signal / noise").y, traces["SET"].history("snr")[1])
+    with pytest.raises(ValueError, match="the dense twin .* was not recorded in dense"):
+        plots.dense_twin(traces["dense"])
+
+
+def test_learning_adds_up(traces):
+    trace = traces["SET"]
+    figure = plots.learning(trace, k=3).figure
+    for metric in ("P@3", "PSP@3"):
+        parts = sum(named(figure, f"{name}, {metric}, its parts (%)").y for name in BIN_NAMES)
+        assert np.allclose(parts, named(figure, f"all labels, {metric}, its parts (%)").y)
+        assert np.allclose(parts, trace.history(metric)[1])
+
+
+def test_sparsity_groups_runs_by_method_and_fan_in(traces):
+    runs = [traces[name] for name in ("SET", "SET again", "fan-in 2", "dense", "SET + auxiliary")]
+    picture = plots.by_sparsity(runs)
+    p1 = [trace.metrics()["P@1"] for trace in runs]
+    found = named(picture.figure, "SET")
+    assert found.x == pytest.approx([100 * 2 / 24, 100 * 4 / 24])
+    assert found.y == pytest.approx([p1[2], (p1[0] + p1[1]) / 2])
+    assert found.error_y.array == pytest.approx([0, abs(p1[0] - p1[1]) / 2])
+    level = named(picture.figure, "dense")
+    assert level.x == pytest.approx(found.x) and level.y == pytest.approx([p1[3]] * 2)
+    assert picture.table.set_index(["method", "fan-in"]).loc[("SET", 4), "count"] == 2
+    by_name = plots.by_sparsity({"mine": [traces["fan-in 2"], traces["SET"]]}, "recall@5/head")
+    assert [t.name for t in by_name.figure.data] == ["mine"]
+    with pytest.raises(ValueError, match="none of these runs is sparse"):
+        plots.by_sparsity([traces["dense"]])
+
+
 def test_seeds_share_a_look_and_a_legend_entry(traces):
     picture = plots.gradient_norm({"SET": [traces["SET"], traces["SET again"]], "dense": traces["dense"]}, smooth=1)
     first, second = (t for t in picture.figure.data if t.legendgroup == "SET")
@@ -334,6 +415,82 @@ def test_connectivity_counts_what_is_new_since_the_start(traces):
     z = picture.figure.data[0].z
     assert np.isfinite(z).sum() == 60 * 4 and np.nansum(z) == 100 * moved.sum()
     assert f"{100 * moved.mean():.1f} % of the 240 connections" in picture.caption
+
+
+@pytest.mark.parametrize("frame", [1, -1])
+def test_connectivity_shows_births_and_deaths(traces, frame):
+    trace = traces["RigL"]
+    now, before = trace.connectivity(frame), trace.connectivity(frame % len(trace.frames) - 1)
+    order, slots = np.argsort(-trace.label_frequency, kind="stable"), trace.changed(frame)
+    for value, indices in (("born", now), ("died", before)):
+        expected = np.zeros((60, 24))
+        np.add.at(expected, (slots // 4, indices.ravel()[slots]), 1)
+        raster, = plots.connectivity(trace, frame, value).figure.data
+        assert np.array_equal(raster.z, expected[order])
+    with pytest.raises(ValueError, match="at the start nothing has died: choose a frame from 1 to"):
+        plots.connectivity(trace, 0, "died")
+
+
+def test_churn_by_frequency_counts_every_replacement(traces):
+    trace = traces["SET"]
+    picture = plots.churn_by_frequency(trace)
+    total = sum(len(trace.changed(f)) for f in range(1, len(trace.frames)))
+    unused = (trace.label_frequency == 0).sum()
+    table = picture.table
+    assert table["labels"].sum() == 60 - unused
+    moved = np.bincount(np.concatenate([trace.changed(f) for f in range(1, len(trace.frames))]) // 4, minlength=60)
+    drawn = (table["labels"] * table["replacements a slot"]).sum() * 4
+    assert drawn == pytest.approx(moved[trace.label_frequency > 0].sum())
+    assert f"replaced {plots.drawing.number(total / 240)} times" in picture.caption
+
+
+def test_lives_ages_and_exploration_are_those_of_the_probes(traces):
+    trace = traces["SET"]
+    of_label = trace.bins().of_label
+    curves = probes.survival(probes.lives(trace.store), trace.frames[-1], of_label)
+    aged, tried = probes.ages(trace.store, of_label), probes.explored(trace.store, trace.width, of_label)
+    for name in BIN_NAMES:
+        drawn = named(plots.survival(trace).figure, name)
+        assert np.array_equal(drawn.x, curves[name][0]) and np.allclose(drawn.y, 100 * curves[name][1])
+        assert np.array_equal(named(plots.age(trace).figure, name).y, aged[name])
+        assert np.allclose(named(plots.exploration(trace).figure, name).y, 100 * tried[name])
+    most = named(plots.exploration(trace).figure, "if nothing came twice").y
+    total = sum((of_label == i).mean() * tried[name] for i, name in enumerate(BIN_NAMES))
+    assert (100 * total <= most + 1e-9).all() and most[0] == pytest.approx(100 * 4 / 24)
+
+
+def test_planted_support_starts_at_chance(traces):
+    picture = plots.planted_support(traces["planted"])
+    for name in BIN_NAMES:
+        drawn, (_, values) = named(picture.figure, name), traces["planted"].history(f"found/{name}")
+        assert drawn.x[0] == 0 and drawn.y[0] == pytest.approx(100 * 4 / 24) and np.allclose(drawn.y[1:], 100 * values)
+    with pytest.raises(ValueError, match="for the corpus 'planted'"):
+        plots.planted_support(traces["features"])
+
+
+def test_in_degrees_of_a_fair_draw_have_a_spread_of_one():
+    corpus = tiny_corpus(n_labels=3000, n_features=200)
+    recipe = xe.Recipe.method("SET", **TINY | dict(encoder="features", rewire_interval=5))
+    picture = plots.in_degree_drift(xe.train(corpus, recipe, steps=10, progress=False))
+    for name in ("all labels", "tail"):
+        assert named(picture.figure, name).y[0] == pytest.approx(1, abs=0.15)
+    assert named(picture.figure, "all labels, correlation with start").y[0] == pytest.approx(1)
+
+
+def test_magnitudes_are_those_of_the_frame(traces):
+    trace = traces["SET"]
+    picture, frame = plots.magnitudes(trace, 0), trace.frame(0)
+    for i, name in enumerate(BIN_NAMES):
+        mine = np.abs(frame.weight[trace.bins().of_label == i])
+        assert named(picture.figure, name).y[0] == pytest.approx(mine.max())
+        assert f"{name} {plots.drawing.number(np.median(mine))}" in picture.caption
+
+
+def test_overlap_asks_for_the_corpus_of_the_trace(traces, corpus):
+    picture = plots.overlap(traces["SET"], corpus, pairs=20)
+    assert {"head", "put together by chance"} <= {t.name for t in picture.figure.data}
+    with pytest.raises(ValueError, match="this trace is of corpus 'tiny' with fingerprint"):
+        plots.overlap(traces["SET"], tiny_corpus(n_labels=50))
 
 
 def test_connectivity_gathers_many_labels_and_features_into_few_cells():
@@ -403,7 +560,13 @@ def test_what_a_run_did_not_record_is_said_in_words(traces, stopped):
         plots.churn(stopped)
     with pytest.raises(ValueError, match="rewire_interval=0"):
         plots.churn(traces["static"])
-    for draw in (plots.churn, plots.connectivity, plots.in_degree):
+    for draw in (plots.survival, plots.age, plots.exploration, plots.in_degree_drift, plots.churn_by_frequency):
+        with pytest.raises(ValueError, match="never rewired"):
+            draw(traces["static"])
+    for draw in (plots.gradient_budget, plots.dense_twin):
+        with pytest.raises(ValueError, match="give the recipe a probe_interval.*was not recorded in SET"):
+            draw(traces["features"])
+    for draw in (plots.churn, plots.connectivity, plots.in_degree, plots.magnitudes):
         with pytest.raises(ValueError, match="output layer of this run is dense"):
             draw(traces["dense"])
     with pytest.raises(ValueError, match="encoder='features' has no parameters"):
@@ -412,7 +575,7 @@ def test_what_a_run_did_not_record_is_said_in_words(traces, stopped):
         plots.gradient_by_block(traces["features"])
     with pytest.raises(IndexError, match="frame 99 of"):
         plots.connectivity(traces["SET"], 99)
-    with pytest.raises(ValueError, match="choose 'connections' or 'replaced'"):
+    with pytest.raises(ValueError, match="choose 'connections', 'replaced', 'born' or 'died'"):
         plots.connectivity(traces["SET"], value="age")
     with pytest.raises(ValueError, match="'P@7' was not recorded; there is .*P@1"):
         plots.compare(traces["SET"], ["P@7"])

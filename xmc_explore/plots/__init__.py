@@ -1,13 +1,27 @@
 """Figures of corpora and traces: pure functions that return a `Picture`. Needs plotly and pandas (the extra `lab`)."""
 
+from .connections import (
+    age,
+    churn,
+    churn_by_frequency,
+    connectivity,
+    exploration,
+    in_degree,
+    in_degree_drift,
+    magnitudes,
+    overlap,
+    planted_support,
+    survival,
+)
 from .drawing import method_of
 from .figures import (
-    churn,
+    by_sparsity,
     compare,
-    connectivity,
+    dense_twin,
+    gradient_budget,
     gradient_by_block,
     gradient_norm,
-    in_degree,
+    learning,
     long_tail,
     loss,
     memory_ledger,
@@ -17,5 +31,7 @@ from .figures import (
 from .picture import Picture
 from .style import BINS, CONFIG, looks_of
 
-__all__ = ["BINS", "CONFIG", "Picture", "churn", "compare", "connectivity", "gradient_by_block", "gradient_norm",
-           "in_degree", "long_tail", "looks_of", "loss", "memory_ledger", "method_of", "per_bin", "precision"]
+__all__ = ["BINS", "CONFIG", "Picture", "age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",
+           "dense_twin", "exploration", "gradient_budget", "gradient_by_block", "gradient_norm", "in_degree",
+           "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_ledger", "method_of",
+           "overlap", "per_bin", "planted_support", "precision", "survival"]

@@ -17,6 +17,7 @@ from .style import AUXILIARY, INK, TEMPLATE, Look, looks_of
 STEP = "training step"
 POINTS = 4000  # of one line: a longer run is drawn at evenly spaced steps
 MARK = Look(INK, "dash", "circle")  # of a vertical line
+NO_PROBE = "{} (give the recipe a probe_interval, and {!r} among its probes; an encoder without parameters has none)"
 NO_GRADIENT = "a gradient in the encoder (encoder='features' has no parameters)"
 
 Traces = Trace | Sequence[Trace] | Mapping[str, Trace | Sequence[Trace]]
@@ -114,16 +115,18 @@ def line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, look: Look,
         marker=dict(symbol=look.symbol, size=8, maxdisplayed=12), hoverinfo="skip" if faint else None)
 
 
-def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | None, row: int = 1) -> str:
+def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | None, row: int = 1,
+             unit: str = "steps") -> str:
     """A quantity of each step, thin, and its running median, bold; returns "... a to b, ..." of the latter.
 
-    `smooth` is the window of the median in steps; by default a fortieth of the run.
+    `smooth` is the window of the median in steps (or in probes, where that is the `unit`); by default a fortieth of the
+    run.
     """
     ends: dict[str, list[tuple[float, float]]] = {}
     windows = set()
     for run in runs:
         steps, values = run.trace.history(quantity.format(run.name))
-        window = max(1, smooth if smooth is not None else run.trace.steps // 40)
+        window = max(1, smooth if smooth is not None else len(steps) // 40)
         middle = pd.Series(values).rolling(window, center=True, min_periods=1).median().to_numpy()
         if window > 1:
             line(figure, steps, values, f"{run.name} each step", run.look, row=row, group=run.group, faint=True)
@@ -134,8 +137,17 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
         windows.add(window)
     said = [f"{group} {' to '.join(span(values) for values in zip(*pairs, strict=True))}"
             for group, pairs in ends.items()]
-    over = f"running median over {listed(map(str, sorted(windows)))} steps" if max(windows) > 1 else "step by step"
+    over = f"running median over {listed(map(str, sorted(windows)))} {unit}" if max(windows) > 1 else f"all {unit}"
     return f"{over}, from the first step to the last: {listed(said)}"
+
+
+def level(figure: go.Figure, y: float, text: str, row: int = 1, look: Look = MARK) -> None:
+    """A horizontal line through one panel with a word on it."""
+    axis = f"y{row if row > 1 else ''}"
+    figure.add_shape(type="line", xref="paper", x0=0, x1=1, yref=axis, y0=y, y1=y,
+                     line=dict(color=look.color, dash=look.dash, width=1.5))
+    figure.add_annotation(xref="paper", x=1, yref=axis, y=y, text=text, showarrow=False, xanchor="right",
+                          yanchor="bottom", font_color=INK)
 
 
 def log_axis(values: np.ndarray) -> dict[str, Any]:

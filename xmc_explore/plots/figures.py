@@ -1,4 +1,4 @@
-"""Every figure: a pure function from traces (or a corpus) to a `Picture`, with nothing in it but what was recorded.
+"""Figures of a corpus and of training: pure functions from traces to a `Picture`, nothing in it but what was recorded.
 
 Functions that compare take traces one by one, as a list, or as a dict of names; a name may hold several runs (seeds).
 All raise ValueError, in words, where a trace did not record what the figure needs.
@@ -7,36 +7,38 @@ All raise ValueError, in words, where a trace did not record what the figure nee
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from .. import memory
-from ..corpora import BIN_NAMES, Corpus, LabelBins, label_bins
+from ..corpora import BIN_NAMES, Corpus, label_bins
 from ..trace import Trace
 from .drawing import (
     NO_GRADIENT,
+    NO_PROBE,
     Run,
     Traces,
     having,
+    level,
     line,
     listed,
     log_axis,
     log_if_wide,
     mark,
     mark_cutoffs,
+    method_of,
     panels,
     percent,
     picture,
     plain,
     runs_of,
     smoothed,
-    table_of,
 )
 from .picture import Picture
-from .style import ALL_LABELS, BINS, DENSE, METHODS, RUNS, looks_of
+from .style import ALL_LABELS, AUXILIARY, BINS, DENSE, METHODS, RUNS, looks_of
 
-CELLS = 128  # rows and columns of a raster: more, and a browser takes its time
 GIB = 1 << 30
 
 
@@ -117,6 +119,55 @@ def gradient_by_block(trace: Trace, smooth: int | None = None) -> Picture:
     return picture(figure, f"Gradient norm by block of the encoder, {said}{mark_cutoffs(figure, [run])}.")
 
 
+def gradient_budget(trace: Trace, smooth: int | None = None) -> Picture:
+    """Who pushes the encoder: what head, torso and tail labels and the auxiliary head add to its gradient.
+
+    Above, each part's share along the whole gradient g, <g_part, g> / |g|^2: the shares sum to 1. Below, the norm of
+    each part. `smooth` is the window of the running median in probes. See `probes.GradientProbes`.
+    """
+    run, = having(runs_of(trace), "budget/norm/head", NO_PROBE.format("the gradient budget", "budget"))
+    parts = dict(BINS)
+    if trace.history("budget/norm/auxiliary")[1].any():
+        parts["auxiliary"] = AUXILIARY
+    drawn = [Run(name, trace, look, name) for name, look in parts.items()]
+    figure = panels("Who pushes the encoder?", ["share along the gradient", "norm of the part"])
+    said = smoothed(figure, drawn, "budget/share/{}", smooth, unit="probes")
+    smoothed(figure, drawn, "budget/norm/{}", smooth, row=2, unit="probes")
+    level(figure, 0, "")
+    return picture(figure, f"Share of the encoder's gradient, {said}{mark_cutoffs(figure, [run])}.")
+
+
+def dense_twin(*traces: Traces, smooth: int | None = None) -> Picture:
+    """Does the encoder hear what a dense layer would tell it? Cosine and ratio of norms with a `probes.DenseTwin`.
+
+    Where a run has the auxiliary objective, a second line has its part in the gradient too. Below, where it was probed,
+    the signal-to-noise ratio of the whole gradient over micro-batches; documents with nothing in common give 1/3.
+    """
+    runs = having(runs_of(*traces), "twin/cosine", NO_PROBE.format("the dense twin", "twin"))
+    noisy = having(runs, "snr", "") if any("snr" in e for run in runs for e in run.trace.events["probe"][:1]) else []
+    helped = [run for run in runs if run.trace.history("aux_weight")[1].any()]
+    used = {(run.look.dash, run.look.symbol) for run in runs}
+    free = iter([look for look in (*RUNS[::-1], DENSE, *BINS.values()) if (look.dash, look.symbol) not in used])
+    looks = {group: replace(next(free), color=AUXILIARY.color) for group in dict.fromkeys(r.group for r in helped)}
+    titles = ["cosine with the twin", "norm / the twin's norm", "signal / noise"][:3 if noisy else 2]
+    figure = panels("Does the encoder hear what a dense layer would say?", titles)
+    said = smoothed(figure, runs, "twin/cosine", smooth, unit="probes")
+    for run in helped:
+        steps, cosine = run.trace.history("twin/cosine_total")
+        at, weight = run.trace.history("aux_weight")
+        on = np.isin(steps, at[weight > 0])
+        first = run is next(r for r in helped if r.group == run.group)
+        name = f"{run.group if first else run.name} and auxiliary"
+        line(figure, steps[on], cosine[on], name, looks[run.group], group=f"{run.group} helped", legend=first)
+    smoothed(figure, runs, "twin/norm_ratio", smooth, row=2, unit="probes")
+    level(figure, 1, "", row=2)
+    if noisy:
+        smoothed(figure, noisy, "snr", smooth, row=3, unit="probes")
+        level(figure, 1 / 3, "nothing in common", row=3)
+    return picture(figure, f"Cosine of the encoder's gradient with what a dense twin of the output layer would send, "
+                           f"{said}{mark_cutoffs(figure, runs)}.")
+
+
 def precision(trace: Trace) -> Picture:
     """P@1 with the part that each bin adds to it, and recall@5 of each bin: two panels over one axis of steps."""
     having(runs_of(trace), "P@1", "an evaluation on the test split")
@@ -148,104 +199,24 @@ def per_bin(trace: Trace, metric: str = "recall@5") -> Picture:
     return picture(figure, f"After {steps[-1]:,} steps {metric} is {listed(said)}.")
 
 
-# --- connectivity -------------------------------------------------------------------------------------------------
-
-
-def churn(trace: Trace) -> Picture:
-    """The share of connections that each rewire replaces, for all labels and by bin."""
-    fan_in, of_label = _first_indices(trace).shape[1], trace.bins().of_label
-    if len(trace.frames) < 2:
-        raise ValueError(f"this run was never rewired (rewire_interval={trace.recipe.rewire_interval}, "
-                         f"{trace.steps:,} steps): there is no churn to draw")
-    slots = fan_in * np.bincount(of_label, minlength=3)
-    replaced = np.array([np.bincount(of_label[trace.changed(frame) // fan_in], minlength=3)
-                         for frame in range(1, len(trace.frames))])
-    steps = np.array(trace.frames[1:])
-    figure = panels("How many connections does each rewire replace?", ["replaced connections (%)"])
-    total = 100 * replaced.sum(1) / slots.sum()
-    line(figure, steps, total, "all labels", ALL_LABELS, width=5)
-    for i, name in enumerate(BIN_NAMES):
-        if slots[i]:
-            line(figure, steps, 100 * replaced[:, i] / slots[i], name, BINS[name])
-    by_bin = listed(f"{n:,} in {name}" for n, name in zip(replaced.sum(0), BIN_NAMES, strict=True))
-    return picture(figure, f"{len(steps):,} rewires replaced {replaced.sum():,} connections ({by_bin}): "
-                           f"{percent(total[0])} of all at step {steps[0]:,}, {percent(total[-1])} at step "
-                           f"{steps[-1]:,}.")
-
-
-def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> Picture:
-    """Who is connected to what: labels by frequency (top: most frequent) by features, in at most 128 x 128 cells.
-
-    The three bins take the same height. `value` is "connections", the share of a cell's possible connections that
-    exist, or "replaced", the share of its connections that are not those of the start. `frame` counts `trace.frames`.
-    """
-    if value not in ("connections", "replaced"):
-        raise ValueError(f"value={value!r}; choose 'connections' or 'replaced'")
-    first, now = _first_indices(trace), trace.connectivity(frame)
-    frame %= len(trace.frames)
-    (n_labels, fan_in), n_features, step = now.shape, trace.width, trace.frames[frame]
-    rows = _raster_rows(trace.bins())
-    size, columns = rows.labels.map(len).to_numpy(), min(CELLS, n_features)
-    row_of = np.empty(n_labels, np.int64)
-    row_of[np.concatenate(list(rows.labels))] = np.repeat(np.arange(len(rows)), size)
-    column_of = np.arange(n_features) * columns // n_features
-    cell = row_of[:, None] * columns + column_of[now]
-    count, moved = (np.bincount(c.ravel(), minlength=len(rows) * columns).reshape(-1, columns)
-                    for c in (cell, cell[now != first]))
-    born = np.bincount(row_of[trace.changed(frame) // fan_in], minlength=len(rows))
-    if value == "connections":
-        title, what = f"Which features do labels read at step {step:,}?", "share of possible connections (%)"
-        z = 100 * count / np.outer(size, np.bincount(column_of))
-        top = float(max(np.quantile(z[z > 0], 0.9), 200 * fan_in / n_features))
-        bar = dict(tickvals=[0, top / 2, top],
-                   ticktext=["0", f"{top / 2:.3g}", f"{top:.3g}" + " or<br>more" * bool(z.max() > top)])
-    else:
-        title, what = f"Which connections are new at step {step:,}?", "share not there at the start (%)"
-        z = 100 * np.divide(moved, count, where=count > 0, out=np.full(count.shape, np.nan))
-        top, bar = 100.0, {}
-
-    figure = panels(title, [""], title_text="feature (input of the output layer)", showgrid=False)
-    figure.add_heatmap(
-        z=z.astype(np.float32), x=np.arange(columns + 1) * n_features / columns,
-        y=np.append(rows.top, rows.bottom.iloc[-1]), colorscale="Cividis", zmin=0, zmax=top,
-        colorbar=bar | dict(title=dict(text=what, side="right"), outlinewidth=0), name=what,
-        customdata=np.repeat(rows["first"].to_numpy(np.int32)[:, None], columns, axis=1),
-        hovertemplate="labels from rank %{customdata:,d}, feature %{x:.0f}<br>%{z:.3g} %<extra></extra>")
-    bands, said = [], []
-    for name, part in rows.groupby("bin", sort=False):
-        low, high, labels, new = part.top.min(), part.bottom.max(), size[part.index].sum(), born[part.index].sum()
-        bands.append(((low + high) / 2, f"<b>{name}</b><br>{labels:,} labels" + f"<br>{new:,} born here" * bool(frame)))
-        said.append(f"{new:,} of {labels * fan_in:,} in {name}" if frame else f"{labels * fan_in:,} in {name}")
-        figure.add_shape(type="rect", xref="paper", x0=-0.012, x1=-0.004, y0=low + 0.01, y1=high - 0.01,
-                         fillcolor=BINS[name].color, line_width=0)
-    figure.update_yaxes(range=[float(rows.bottom.max()), 0], tickvals=[at for at, _ in bands], showline=False,
-                        ticktext=[text for _, text in bands], showgrid=False, ticks="", ticklabelstandoff=14)
-    figure.update_layout(hovermode="closest", height=520)
-    caption = (f"At step {step:,} {percent(100 * moved.sum() / count.sum())} of the {count.sum():,} connections were "
-               f"not there at the start; this rewire gave birth to {listed(said)}." if frame else
-               f"At the start there are {count.sum():,} connections, {fan_in} for each label: {listed(said)}.")
-    table = pd.DataFrame({
-        "labels by frequency": [f"{a:,}-{b:,}" for a, b in zip(rows["first"], rows["last"], strict=True)],
-        "bin": rows.bin, "connections": count.sum(1), "not there at the start": moved.sum(1), "born here": born})
-    return picture(figure, caption, table,
-                   f"Raster of {len(rows)} rows of labels, most frequent first, by {columns} columns of features; "
-                   f"colour is the {what}, from {np.nanmin(z):.3g} to {np.nanmax(z):.3g}.")
-
-
-def in_degree(trace: Trace, frame: int = -1) -> Picture:
-    """How many labels read each feature, most read first: at the start and at a frame."""
-    first, now, n_features = _first_indices(trace), trace.connectivity(frame), trace.width
-    ranks = np.unique(np.linspace(1, n_features, min(n_features, 1000)).round().astype(int))
-    figure = panels("Do labels crowd onto some features?", ["labels reading it"],
-                    title_text="features, most read first (rank)")
+def learning(trace: Trace, k: int = 1, smooth: int | None = None) -> Picture:
+    """The main loss, and P@k and PSP@k with the part that each bin adds: three panels over one axis of steps."""
+    run, = having(runs_of(trace), "main", "the main loss")
+    having([run], f"PSP@{k}/head", f"an evaluation with PSP@{k} by bin")
+    figure = panels("What does the run learn, and of which labels?",
+                    ["main loss", f"P@{k}, its parts (%)", f"PSP@{k}, its parts (%)"], [0.3, 0.35, 0.35])
+    smoothed(figure, [run._replace(name="main loss", group="main loss", look=DENSE)], "main", smooth)
     said = []
-    for indices, name, look in ((first, "at the start", DENSE), (now, f"at step {trace.frames[frame]:,}", RUNS[0])):
-        degree = np.sort(np.bincount(indices.ravel().astype(np.int64), minlength=n_features))[::-1]
-        line(figure, ranks, degree[ranks - 1], name, look, width=3)
-        said.append(f"{name} the most read has {degree[0]:,} and {(degree == 0).sum():,} have none")
-    figure.update_yaxes(rangemode="tozero")
-    return picture(figure, f"A feature is read by {now.size / n_features:.1f} labels on average; of "
-                           f"{n_features:,} features, {'; '.join(said)}.", table_of(figure, "rank"))
+    for row, metric in ((2, f"P@{k}"), (3, f"PSP@{k}")):
+        steps, total = trace.history(metric)
+        line(figure, steps, total, "all labels", ALL_LABELS, row=row, width=5, group="all labels", legend=row == 2)
+        parts = []
+        for name, look in BINS.items():
+            _, values = trace.history(f"{metric}/{name}")
+            line(figure, steps, values, name, look, row=row, group=name, legend=row == 2)
+            parts.append(f"{name} {percent(values[-1])}")
+        said.append(f"{metric} is {percent(total[-1])}, the sum of {listed(parts)}")
+    return picture(figure, f"After {steps[-1]:,} steps {'; '.join(said)}.")
 
 
 # --- side by side -------------------------------------------------------------------------------------------------
@@ -295,6 +266,50 @@ def compare(traces: Traces, metrics: Sequence[str] = ("P@1", "PSP@5", "recall@5/
                    f"Dots, one for each of {listed(names)}, in each of the panels {listed(metrics)}.")
 
 
+def by_sparsity(traces: Traces, metric: str = "P@1") -> Picture:
+    """A metric of the last evaluation against the share of connections kept, K / D: a line a method, a dot a fan-in.
+
+    `traces` are runs with several fan-ins, a list (grouped by their methods) or a dict of names to lists; several seeds
+    of one fan-in give a mean and a min-max span. A dense run is a level line. Raises ValueError for a bottleneck.
+    """
+    groups: dict[str, list[Trace]] = {}
+    for run in having(runs_of(traces), metric, f"{metric} on the test split"):
+        name = run.group if isinstance(traces, Mapping) else method_of(run.trace.recipe)
+        groups.setdefault(name, []).append(run.trace)
+    rows = []
+    for name, found in groups.items():
+        for trace in found:
+            kind = trace.recipe.output
+            if kind == "bottleneck":
+                raise ValueError(f"{name} is a bottleneck: it has no fan-in to draw it at; leave it out")
+            fan_in = trace.width if kind == "dense" else trace.recipe.fan_in
+            rows.append((name, kind, fan_in, 100 * fan_in / trace.width, trace.metrics()[metric]))
+    runs = pd.DataFrame(rows, columns=["method", "output", "fan-in", "kept (%)", metric])
+    table = runs.groupby(["method", "output", "fan-in", "kept (%)"], sort=False)[metric].agg(
+        ["mean", "min", "max", "count"]).reset_index()
+    sparse = table[table.output == "sparse"]
+    if sparse.empty:
+        raise ValueError("none of these runs is sparse: give runs with output='sparse' and several fan-ins")
+    several, said = bool((table["count"] > 1).any()), []
+    kept = np.sort(sparse["kept (%)"].unique())
+    figure = panels(f"{metric} against sparsity", [f"{metric} (%)"], title_text="connections kept, K / D (log scale)",
+                    type="log", tickvals=kept, ticktext=[f"{v:.3g} %" for v in kept], hoverformat=".3~g")
+    for name, look in looks_of(groups).items():
+        part = table[table.method == name].sort_values("kept (%)")
+        x, mean = (part["kept (%)"], part["mean"]) if part.output.iloc[0] == "sparse" else (
+            kept[[0, -1]], part["mean"].repeat(2))
+        line(figure, np.asarray(x), np.asarray(mean), name, look, width=3)
+        if several:
+            n = len(x) // len(part)
+            figure.data[-1].error_y = dict(array=(part["max"] - part["mean"]).repeat(n), width=6, thickness=2,
+                                           arrayminus=(part["mean"] - part["min"]).repeat(n))
+        ends = list(dict.fromkeys(map(percent, mean.iloc[[0, -1]])))
+        said.append(f"{name} {' with the fewest connections to '.join(ends)}" + " with the most" * (len(ends) > 1))
+    figure.update_layout(hovermode="closest")
+    spread = f"; means of up to {table['count'].max()} runs, with bars from the least to the greatest" * several
+    return picture(figure, f"{metric} after training: {'; '.join(said)}{spread}.", table.drop(columns="output"))
+
+
 def memory_ledger(sizes: Mapping[str, int], width: int = 768, fan_in: int = 128, moments: int = 2) -> Picture:
     """Predicted memory of a dense, a sparse and a bottleneck output layer: `sizes` maps names to numbers of labels.
 
@@ -328,30 +343,3 @@ def memory_ledger(sizes: Mapping[str, int], width: int = 768, fan_in: int = 128,
                            f"{fan_in} connections a label {sparse.GiB:.3g} GiB, {dense.bytes / sparse.bytes:.1f} times "
                            f"less; a bottleneck of that memory is {bottleneck[3]} wide.",
                    table, f"Dots on a logarithmic axis of GiB: {listed(f'{r[0]} {r[2]} {r[5]:.3g}' for r in rows)}.")
-
-
-# --- what a trace holds -------------------------------------------------------------------------------------------
-
-
-def _first_indices(trace: Trace) -> np.ndarray:
-    if trace.frames:
-        return trace.connectivity(0)
-    if trace.recipe.output != "sparse":
-        raise ValueError(f"the output layer of this run is {trace.recipe.output}: every label reads every feature, so "
-                         "there is no connectivity to draw; use a run with output='sparse'")
-    raise ValueError("this run was stopped before its connectivity was recorded")
-
-
-def _raster_rows(bins: LabelBins) -> pd.DataFrame:
-    """Labels by frequency in rows: each bin one unit high, in at most a third of `CELLS` rows of equal size."""
-    order = np.argsort(-bins.frequency, kind="stable")
-    rows, start, band = [], 0, 0
-    for i, name in enumerate(BIN_NAMES):
-        labels = order[bins.of_label[order] == i]
-        parts = np.array_split(labels, min(len(labels), CELLS // 3)) if len(labels) else []
-        for j, part in enumerate(parts):
-            rows.append({"bin": name, "labels": part, "first": start + 1, "last": start + len(part),
-                         "top": band + j / len(parts), "bottom": band + (j + 1) / len(parts)})
-            start += len(part)
-        band += bool(parts)
-    return pd.DataFrame(rows)

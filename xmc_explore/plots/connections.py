@@ -1,0 +1,361 @@
+"""Figures of connections: who reads what, and how that is born, lives and dies. See `figures` for what they share."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from .. import probes
+from ..corpora import BIN_NAMES, Corpus, LabelBins
+from ..trace import Trace
+from .drawing import level, line, listed, log_axis, number, panels, percent, picture, table_of
+from .picture import Picture
+from .style import ALL_LABELS, BINS, DENSE, RUNS
+
+CELLS = 128  # rows and columns of a raster: more, and a browser takes its time
+FRAMES = 60  # at most so many are looked at where each costs something
+GROUPS = 45  # of labels of like frequency
+
+
+# --- who reads what ------------------------------------------------------------------------------------------------
+
+
+def churn(trace: Trace) -> Picture:
+    """The share of connections that each rewire replaces, for all labels and by bin."""
+    fan_in, of_label = _rewired(trace).shape[1], trace.bins().of_label
+    slots = fan_in * np.bincount(of_label, minlength=3)
+    replaced = np.array([np.bincount(of_label[trace.changed(frame) // fan_in], minlength=3)
+                         for frame in range(1, len(trace.frames))])
+    steps = np.array(trace.frames[1:])
+    figure = panels("How many connections does each rewire replace?", ["replaced connections (%)"])
+    total = 100 * replaced.sum(1) / slots.sum()
+    line(figure, steps, total, "all labels", ALL_LABELS, width=5)
+    for i, name in enumerate(BIN_NAMES):
+        if slots[i]:
+            line(figure, steps, 100 * replaced[:, i] / slots[i], name, BINS[name])
+    by_bin = listed(f"{n:,} in {name}" for n, name in zip(replaced.sum(0), BIN_NAMES, strict=True))
+    return picture(figure, f"{len(steps):,} rewires replaced {replaced.sum():,} connections ({by_bin}): "
+                           f"{percent(total[0])} of all at step {steps[0]:,}, {percent(total[-1])} at step "
+                           f"{steps[-1]:,}.")
+
+
+def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> Picture:
+    """Who is connected to what: labels by frequency (top: most frequent) by features, in at most 128 x 128 cells.
+
+    The three bins take the same height. `value` is "connections", the share of a cell's possible connections that
+    exist; "replaced", the share of its connections that are not those of the start; "born" or "died", how many of its
+    connections the rewire at this frame has grown or dropped. `frame` counts `trace.frames`.
+    """
+    if value not in ("connections", "replaced", "born", "died"):
+        raise ValueError(f"value={value!r}; choose 'connections', 'replaced', 'born' or 'died'")
+    first, now = _first_indices(trace), trace.connectivity(frame)
+    frame %= len(trace.frames)
+    (n_labels, fan_in), n_features, step = now.shape, trace.width, trace.frames[frame]
+    rows = _raster_rows(trace.bins())
+    size, columns = rows.labels.map(len).to_numpy(), min(CELLS, n_features)
+    row_of = np.empty(n_labels, np.int64)
+    row_of[np.concatenate(list(rows.labels))] = np.repeat(np.arange(len(rows)), size)
+    column_of = np.arange(n_features) * columns // n_features
+    cell = row_of[:, None] * columns + column_of[now]
+    there, slots = now >= 0, trace.changed(frame)  # labels of a dense head read everything: they are not drawn
+
+    def counted(cells: np.ndarray) -> np.ndarray:
+        return np.bincount(cells.ravel(), minlength=len(rows) * columns).reshape(-1, columns)
+
+    count, moved = counted(cell[there]), counted(cell[there & (now != first)])
+    born = np.bincount(row_of[slots // fan_in], minlength=len(rows))
+    unit = "%"
+    if value == "connections":
+        title, what = f"Which features do labels read at step {step:,}?", "share of possible connections (%)"
+        z = 100 * count / np.outer(size, np.bincount(column_of))
+        top = float(max(np.quantile(z[z > 0], 0.9), 200 * fan_in / n_features))
+        bar = dict(tickvals=[0, top / 2, top],
+                   ticktext=["0", f"{top / 2:.3g}", f"{top:.3g}" + " or<br>more" * bool(z.max() > top)])
+    elif value == "replaced":
+        title, what = f"Which connections are new at step {step:,}?", "share not there at the start (%)"
+        z = 100 * np.divide(moved, count, where=count > 0, out=np.full(count.shape, np.nan))
+        top, bar = 100.0, {}
+    elif not frame:
+        raise ValueError(f"at the start nothing has {value}: choose a frame from 1 to {len(trace.frames) - 1}")
+    else:
+        title = f"Which connections {'were born' if value == 'born' else 'died'} at step {step:,}?"
+        what = f"connections {value}" if value == "born" else "connections that died"
+        then = now if value == "born" else trace.connectivity(frame - 1)
+        z = counted((row_of[:, None] * columns + column_of[then]).ravel()[slots]).astype(float)
+        top, bar, unit = float(max(z.max(), 1)), {}, value
+
+    figure = panels(title, [""], title_text="feature (input of the output layer)", showgrid=False)
+    figure.add_heatmap(
+        z=z.astype(np.float32), x=np.arange(columns + 1) * n_features / columns,
+        y=np.append(rows.top, rows.bottom.iloc[-1]), colorscale="Cividis", zmin=0, zmax=top,
+        colorbar=bar | dict(title=dict(text=what, side="right"), outlinewidth=0), name=what,
+        customdata=np.repeat(rows["first"].to_numpy(np.int32)[:, None], columns, axis=1),
+        hovertemplate="labels from rank %{customdata:,d}, feature %{x:.0f}<br>%{z:.3g} " + unit + "<extra></extra>")
+    bands, said = [], []
+    for name, part in rows.groupby("bin", sort=False):
+        low, high, labels, new = part.top.min(), part.bottom.max(), size[part.index].sum(), born[part.index].sum()
+        bands.append(((low + high) / 2, f"<b>{name}</b><br>{labels:,} labels" + f"<br>{new:,} born here" * bool(frame)))
+        said.append(f"{new:,} of {labels * fan_in:,} in {name}" if frame else f"{labels * fan_in:,} in {name}")
+        figure.add_shape(type="rect", xref="paper", x0=-0.012, x1=-0.004, y0=low + 0.01, y1=high - 0.01,
+                         fillcolor=BINS[name].color, line_width=0)
+    figure.update_yaxes(range=[float(rows.bottom.max()), 0], tickvals=[at for at, _ in bands], showline=False,
+                        ticktext=[text for _, text in bands], showgrid=False, ticks="", ticklabelstandoff=14)
+    figure.update_layout(hovermode="closest", height=520)
+    caption = (f"At step {step:,} {percent(100 * moved.sum() / count.sum())} of the {count.sum():,} connections were "
+               f"not there at the start; this rewire gave birth to {listed(said)}." if frame else
+               f"At the start there are {count.sum():,} connections, {fan_in} for each label: {listed(said)}.")
+    table = pd.DataFrame({
+        "labels by frequency": [f"{a:,}-{b:,}" for a, b in zip(rows["first"], rows["last"], strict=True)],
+        "bin": rows.bin, "connections": count.sum(1), "not there at the start": moved.sum(1), "born here": born})
+    return picture(figure, caption, table,
+                   f"Raster of {len(rows)} rows of labels, most frequent first, by {columns} columns of features; "
+                   f"colour is the {what}, from {np.nanmin(z):.3g} to {np.nanmax(z):.3g}.")
+
+
+def in_degree(trace: Trace, frame: int = -1) -> Picture:
+    """How many labels read each feature, most read first: at the start and at a frame."""
+    first, now, n_features = _first_indices(trace), trace.connectivity(frame), trace.width
+    ranks = np.unique(np.linspace(1, n_features, min(n_features, 1000)).round().astype(int))
+    figure = panels("Do labels crowd onto some features?", ["labels reading it"],
+                    title_text="features, most read first (rank)")
+    said = []
+    for indices, name, look in ((first, "at the start", DENSE), (now, f"at step {trace.frames[frame]:,}", RUNS[0])):
+        degree = np.sort(np.bincount(indices.ravel().astype(np.int64), minlength=n_features))[::-1]
+        line(figure, ranks, degree[ranks - 1], name, look, width=3)
+        said.append(f"{name} the most read has {degree[0]:,} and {(degree == 0).sum():,} have none")
+    figure.update_yaxes(rangemode="tozero")
+    return picture(figure, f"A feature is read by {now.size / n_features:.1f} labels on average; of "
+                           f"{n_features:,} features, {'; '.join(said)}.", table_of(figure, "rank"))
+
+
+# --- how connections are born, live and die ------------------------------------------------------------------------
+
+
+def churn_by_frequency(trace: Trace) -> Picture:
+    """How often the slots of a label were replaced in the whole run, by how often it occurs in training.
+
+    A dot is the mean over labels of like frequency, in at most 45 groups of labels; rare labels are many.
+    """
+    moved = probes.replaced(trace.store) / _rewired(trace).shape[1]
+    bins, frequency = trace.bins(), trace.label_frequency
+    figure = panels("Do connections of rare labels move more often?", ["replacements a slot"],
+                    title_text="training documents of the label (log scale)", hoverformat=",.0f",
+                    **log_axis(frequency.astype(float)))
+    rows, said = [], []
+    for i, name in enumerate(BIN_NAMES):
+        labels = np.flatnonzero((bins.of_label == i) & (frequency > 0))
+        if not len(labels):
+            continue
+        labels = labels[np.argsort(-frequency[labels], kind="stable")]
+        parts = np.array_split(labels, min(len(labels), GROUPS // 3))
+        here = [(frequency[p].mean(), moved[p].mean()) for p in parts]
+        line(figure, *np.array(here).T, name, BINS[name], width=2)
+        rows += [(name, len(p), f, m) for p, (f, m) in zip(parts, here, strict=True)]
+        said.append(f"{name} {number(moved[labels].mean())}")
+    table = pd.DataFrame(rows, columns=["bin", "labels", "training documents (mean)", "replacements a slot"])
+    return picture(figure, f"In {len(trace.frames) - 1:,} rewires a slot was replaced {number(moved.mean())} times on "
+                           f"average: {listed(said)}.", table)
+
+
+def survival(trace: Trace, grown: bool = True) -> Picture:
+    """The share of connections still alive at an age, by bin (Kaplan-Meier, see `probes.survival`).
+
+    Those that rewires have grown, or with `grown=False` the first ones too, which start with weights and not at zero.
+    """
+    _rewired(trace)
+    lives = probes.lives(trace.store)
+    curves = probes.survival(lives, trace.frames[-1], trace.bins().of_label, grown)
+    figure = panels("How long does a connection live?", ["still alive (%)"], title_text="age (training steps)",
+                    hoverformat=",d", rangemode="tozero")
+    said = []
+    for name, (ages, share) in curves.items():
+        line(figure, ages, 100 * share, name, BINS[name], width=3)
+        below = np.flatnonzero(share < 0.5)
+        said.append(f"{name} half die within {ages[below[0]]:,} steps" if len(below) else
+                    f"{name} {percent(100 * share[-1])} outlive {ages[-1]:,} steps")
+    figure.update_yaxes(rangemode="tozero")
+    which = "the connections that rewires have grown" if grown else "all connections, the first ones included"
+    return picture(figure, f"Of {which}, {(lives.died >= 0).sum():,} deaths seen in all: {listed(said)}.",
+                   table_of(figure, "age (steps)"))
+
+
+def age(trace: Trace) -> Picture:
+    """Mean age of the connections of each bin after each rewire; it would grow with the steps if none were replaced."""
+    _rewired(trace)
+    steps, found = np.array(trace.frames), probes.ages(trace.store, trace.bins().of_label)
+    figure = panels("How old are the connections?", ["mean age (steps)"])
+    line(figure, steps, steps.astype(float), "if none were replaced", DENSE)
+    said = []
+    for name, values in found.items():
+        if np.isfinite(values[-1]):
+            line(figure, steps, values, name, BINS[name], width=3)
+            said.append(f"{name} {number(values[-1])}")
+    return picture(figure, f"At step {steps[-1]:,}, after the last rewire, a connection is on average this many steps "
+                           f"old: {listed(said)}.")
+
+
+def exploration(trace: Trace) -> Picture:
+    """Exploration rate: the share of all label-feature connections that existed at any time so far, by bin (ITOP)."""
+    first, of_label, steps = _rewired(trace), trace.bins().of_label, np.array(trace.frames)
+    found = probes.explored(trace.store, trace.width, of_label)
+    replaced = np.cumsum([len(trace.changed(i)) for i in range(len(steps))])
+    figure = panels("How much of the dense matrix was ever tried?", ["connections ever tried (%)"])
+    most = 100 * np.minimum((first.size + replaced) / (len(first) * trace.width), 1)
+    line(figure, steps, most, "if nothing came twice", DENSE)
+    said = []
+    for i, (name, values) in enumerate(found.items()):
+        if (of_label == i).any():
+            line(figure, steps, 100 * values, name, BINS[name], width=3)
+            said.append(f"{name} {percent(100 * values[-1])}")
+    figure.update_yaxes(rangemode="tozero")
+    return picture(figure, f"Of the connections from its labels to {trace.width:,} features each bin has tried, by "
+                           f"step {steps[-1]:,}: {listed(said)}; at the start it was "
+                           f"{percent(100 * first.shape[1] / trace.width)}.")
+
+
+def planted_support(trace: Trace) -> Picture:
+    """Of the features that truly decide a label, the share it is connected to, by bin (planted corpus only).
+
+    Recorded where the output layer reads the corpus's features themselves: encoder="features", no intermediate layer.
+    """
+    fan_in = _rewired(trace).shape[1]
+    if not any("found/" in key for key in trace.events["rewire"][0]):
+        raise ValueError("what truly decides a label was not known to this run: it is for the corpus 'planted' with "
+                         "encoder='features' and intermediate=0")
+    figure = panels("Does rewiring find what decides a label?", ["true features found (%)"])
+    chance, said = 100 * fan_in / trace.width, []
+    for name, look in BINS.items():
+        if f"found/{name}" in trace.events["rewire"][0]:
+            steps, values = trace.history(f"found/{name}")
+            line(figure, np.append(0, steps), np.append(chance, 100 * values), name, look, width=3)
+            said.append(f"{name} {percent(100 * values[-1])}")
+    level(figure, chance, "by chance")
+    figure.update_yaxes(rangemode="tozero")
+    return picture(figure, f"After {steps[-1]:,} steps the labels read, of the features that decide them: "
+                           f"{listed(said)}; by chance it would be {percent(chance)}.")
+
+
+def in_degree_drift(trace: Trace) -> Picture:
+    """Do labels come to prefer some features? The spread of in-degrees, and their correlation with the first ones.
+
+    The spread is the standard deviation over features of the number of labels reading each, in units of that of a fair
+    draw, sqrt(L p (1 - p)) with p = K / D: 1 means that no feature is preferred.
+    """
+    fan_in, of_label, width = _rewired(trace).shape[1], trace.bins().of_label, trace.width
+    frames = _thinned(len(trace.frames))
+    steps = np.array(trace.frames)[frames]
+    degree = np.stack([probes.in_degree(trace.frame(i).indices, width, of_label) for i in frames])  # [frames, bins, D]
+    degree = np.concatenate([degree.sum(1, keepdims=True), degree], axis=1).astype(float)
+    figure = panels("Do labels come to prefer some features?", ["spread (1 = a fair draw)", "correlation with start"])
+    p, said = fan_in / width, []
+    for i, (name, look) in enumerate({"all labels": ALL_LABELS, **BINS}.items()):
+        labels = degree[0, i].sum() / fan_in
+        if not labels:
+            continue
+        spread = degree[:, i].std(1) / max(np.sqrt(labels * p * (1 - p)), 1e-9)
+        line(figure, steps, spread, name, look, width=5 if i == 0 else 2)
+        centred = degree[:, i] - degree[:, i].mean(1, keepdims=True)
+        norm = np.linalg.norm(centred, axis=1)
+        line(figure, steps, centred @ centred[0] / np.maximum(norm * norm[0], 1e-9), name, look, row=2, group=name,
+             width=5 if i == 0 else 2, legend=False)
+        said.append(f"{name} {spread[0]:.2f} to {spread[-1]:.2f}")
+    level(figure, 1, "")
+    return picture(figure, f"Spread of the number of labels that read a feature, from the first step to step "
+                           f"{steps[-1]:,}, 1 being a fair draw: {listed(said)}.")
+
+
+def magnitudes(trace: Trace, frame: int = -1) -> Picture:
+    """The weights of each bin from the largest to the smallest, as recorded last before a frame (logarithmic)."""
+    _first_indices(trace)
+    now = trace.frame(frame)
+    if now.weight is None:
+        raise ValueError("this run recorded no weights: it was recorded by an earlier version, or its layer is larger "
+                         "than what is recorded of weights")
+    figure = panels("How large are the weights of head and tail?", ["|weight| (log scale)"],
+                    title_text="share of the bin's connections, largest first (%)", hoverformat=".3~g")
+    said, of_label = [], trace.bins().of_label
+    for name, values in probes.magnitude_spectrum(now.weight, of_label).items():
+        line(figure, np.linspace(0, 100, len(values)), np.where(values > 0, values, np.nan), name, BINS[name], width=3)
+        said.append(f"{name} {number(np.median(values))}")
+    drawn = np.concatenate([t.y for t in figure.data])
+    figure.update_layout(yaxis=log_axis(drawn[np.isfinite(drawn)]))
+    return picture(figure, f"Median |weight| of the connections at step {now.weight_step:,}: {listed(said)}; "
+                           f"{percent(100 * (now.weight == 0).mean())} of all are zero and not drawn.",
+                   table_of(figure, "share (%)"))
+
+
+def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
+    """Do labels that go together read the same features? Mean Jaccard index of what they read, at each rewire.
+
+    Of each bin the `pairs` pairs that go together most (see `probes.related_pairs`), in the bin of their rarer label,
+    and the same labels with their partners shuffled. Raises ValueError for another corpus than the trace's.
+    """
+    if corpus.fingerprint != trace.header["corpus"]["fingerprint"]:
+        raise ValueError(f"this trace is of corpus {trace.header['corpus']['name']!r} with fingerprint "
+                         f"{trace.header['corpus']['fingerprint']}, not of {corpus.name!r} with {corpus.fingerprint}")
+    fan_in, of_label = _rewired(trace).shape[1], trace.bins().of_label
+    related, _ = probes.related_pairs(corpus.train.labels, n=len(of_label)**2)
+    rarer = of_label[related].max(1)
+    groups = {name: related[rarer == i][:pairs] for i, name in enumerate(BIN_NAMES)}
+    groups = {name: found for name, found in groups.items() if len(found)}
+    if not groups:
+        raise ValueError("no two labels of this corpus stand on three documents together")
+    every = np.concatenate(list(groups.values()))
+    shuffled = np.stack([every[:, 0], np.random.default_rng(0).permutation(every[:, 1])], axis=1)
+    groups["put together by chance"] = shuffled[shuffled[:, 0] != shuffled[:, 1]]
+    frames = _thinned(len(trace.frames))
+    found = {name: np.empty(len(frames)) for name in groups}
+    for at, number_ in enumerate(frames):
+        indices = trace.frame(number_).indices
+        for name, chosen in groups.items():
+            found[name][at] = 100 * probes.overlap(indices, chosen).mean()
+    steps = np.array(trace.frames)[frames]
+    figure = panels("Do labels that go together read the same features?", ["features in common (Jaccard, %)"])
+    for name, values in found.items():
+        line(figure, steps, values, name, BINS.get(name, ALL_LABELS), width=3)
+    level(figure, 100 * fan_in / (2 * trace.width - fan_in), "fair draws")
+    figure.update_yaxes(rangemode="tozero")
+    said = [f"{name} {found[name][0]:.2f} to {found[name][-1]:.2f} % ({len(groups[name]):,} pairs)" for name in found]
+    return picture(figure, f"What two labels read, features in common over features of either, from the first step to "
+                           f"step {steps[-1]:,}: {listed(said)}.")
+
+
+# --- what a trace holds -------------------------------------------------------------------------------------------
+
+
+def _first_indices(trace: Trace) -> np.ndarray:
+    if trace.frames:
+        return trace.connectivity(0)
+    if trace.recipe.output != "sparse":
+        raise ValueError(f"the output layer of this run is {trace.recipe.output}: every label reads every feature, so "
+                         "there is no connectivity to draw; use a run with output='sparse'")
+    raise ValueError("this run was stopped before its connectivity was recorded")
+
+
+def _rewired(trace: Trace) -> np.ndarray:
+    """The first indices [L, K] of a run that was rewired since."""
+    first = _first_indices(trace)
+    if len(trace.frames) < 2:
+        raise ValueError(f"this run was never rewired (rewire_interval={trace.recipe.rewire_interval}, "
+                         f"{trace.steps:,} steps): there is no change to draw")
+    return first
+
+
+def _thinned(n: int) -> np.ndarray:
+    """At most `FRAMES` of n frames, evenly spaced, first and last among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, FRAMES)).astype(int))
+
+
+def _raster_rows(bins: LabelBins) -> pd.DataFrame:
+    """Labels by frequency in rows: each bin one unit high, in at most a third of `CELLS` rows of equal size."""
+    order = np.argsort(-bins.frequency, kind="stable")
+    rows, start, band = [], 0, 0
+    for i, name in enumerate(BIN_NAMES):
+        labels = order[bins.of_label[order] == i]
+        parts = np.array_split(labels, min(len(labels), CELLS // 3)) if len(labels) else []
+        for j, part in enumerate(parts):
+            rows.append({"bin": name, "labels": part, "first": start + 1, "last": start + len(part),
+                         "top": band + j / len(parts), "bottom": band + (j + 1) / len(parts)})
+            start += len(part)
+        band += bool(parts)
+    return pd.DataFrame(rows)
