@@ -2,7 +2,7 @@
 
     python notebooks/render.py                    # all of them
     python notebooks/render.py 00 03 -p steps 50  # those whose names start so, with a parameter set
-    python notebooks/render.py --theme dark
+    python notebooks/render.py --theme dark --out slides
 
 A page is one file that asks for nothing: figures stay interactive, formulas are MathML, no kernel and no network.
 """
@@ -73,6 +73,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="starts of notebook names; none means all")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
     parser.add_argument("--theme", choices=("light", "dark"), default="light")
+    parser.add_argument("--out", type=Path, default=RENDERED, help="folder to write to (default: rendered)")
     options = parser.parse_args()
     parameters = {name: value_of(text) for name, text in options.p}
     chosen = [path for path in sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -81,10 +82,10 @@ def main() -> int:
         parser.error(f"no notebook starts with {' or '.join(options.names)}")
     # Plotly's own type is dropped from a page; "notebook" puts the figure and its script into the output.
     os.environ.setdefault("PLOTLY_RENDERER", "notebook")
-    RENDERED.mkdir(exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for path in chosen:
-        result = RENDERED / path.name
+        result = options.out / path.name
         try:
             papermill.execute_notebook(path, result, parameters, kernel_name="python3", cwd=NOTEBOOKS,
                                        progress_bar=False)
@@ -92,7 +93,7 @@ def main() -> int:
             failed.append(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
         page = page_of(nbformat.read(result, as_version=4), options.theme)
         result.with_suffix(".html").write_text(page, encoding="utf-8")
-        print(f"{result.relative_to(RENDERED.parent)} and .html", flush=True)
+        print(f"{result} and .html", flush=True)
     print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")
     return 1 if failed else 0
 

@@ -68,6 +68,7 @@ def operate(opened: Opened, kind: str, control: ElementHandle) -> bool:
     except Error as error:
         if "not attached" in str(error):  # an answer to an earlier control has replaced it
             return False
+        error.add_note(f"{kind}: {control.evaluate('node => node.outerHTML')[:300]}")
         raise
     opened.page.wait_for_timeout(150)
     return True
@@ -82,21 +83,30 @@ def operate_everything(opened: Opened) -> Counter:
     return used
 
 
+FIGURES_ON_SCREEN = """() => [...document.querySelectorAll('.jp-OutputArea-output')]
+    .filter(output => (output.dataset.mimeType ?? '').includes('plotly')).every(figure => {
+        const box = figure.getBoundingClientRect();
+        return box.bottom < 0 || box.top > innerHeight || figure.querySelector('.main-svg');
+    })"""
+LAST_CELL = "() => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].at(-1).getBoundingClientRect().bottom"
+
+
 def pictures(opened: Opened, name: str) -> None:
-    """The notebook from top to bottom, a screen at a time, in both themes."""
+    """The notebook from top to bottom, a screen at a time, in both themes; no figure that is looked at stays blank."""
     panel = opened.page.locator(".jp-WindowedPanel-outer").first
+    height = panel.evaluate("node => node.clientHeight")
     for theme in ("Light", "Dark"):
         opened.choose("Settings", "Theme", f"JupyterLab {theme}")
         folder = ARTEFACTS / "notebooks" / f"{name[:2]}-{theme.lower()}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        height = panel.evaluate("node => node.clientHeight")
-        top, number = 0, 0
-        while top < panel.evaluate("node => node.scrollHeight") and number < 60:
-            panel.evaluate("(node, top) => node.scrollTo(0, top)", top)
-            opened.page.wait_for_timeout(400)
+        for number in range(80):
+            panel.evaluate("(node, top) => node.scrollTo(0, top)", number * (height - 40))
+            opened.page.wait_for_timeout(300)
+            opened.page.wait_for_function(FIGURES_ON_SCREEN, timeout=30_000)
+            if number and opened.page.evaluate(LAST_CELL) < 120:
+                break
             opened.page.screenshot(path=folder / f"{number:02d}.png")
-            top, number = top + height - 40, number + 1
 
 
 @pytest.mark.parametrize("name", FAST)

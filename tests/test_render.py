@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_browser import ARTEFACTS
+from test_notebooks import FAST, FIGURES
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks"))
 import render  # noqa: E402
@@ -40,3 +45,42 @@ def test_a_widget_leaves_what_stands_in_for_it():
     page = render.page_of(notebook({"application/vnd.jupyter.widget-view+json": {"model_id": "1"},
                                     "text/html": "<p>static</p>"}), "dark")
     assert "<p>static</p>" in page and "widget-view" not in page.split("<body")[1]
+
+
+SHOWN = "() => [...document.querySelectorAll('.js-plotly-plot')].filter(f => f.querySelector('.main-svg')).length"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.parametrize("name", FAST)
+def test_a_page_lives_without_kernel_and_network(browser, tmp_path, name):
+    """`make render`: every figure is drawn by its own script and answers to the mouse, in both themes."""
+    said = [word for key, value in FAST[name].items() for word in ("-p", key, json.dumps(value))]
+    subprocess.run([sys.executable, render.__file__, name, *said, "--out", str(tmp_path)], check=True,
+                   env=os.environ | {"XMC_EXPLORE_PROGRESS": "off"}, capture_output=True, text=True)
+    executed = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+    (tmp_path / f"{name}-dark.html").write_text(render.page_of(executed, "dark"), encoding="utf-8")
+    for file, theme in ((name, "light"), (f"{name}-dark", "dark")):
+        context = browser.new_context(viewport={"width": 1280, "height": 720}, offline=True)
+        try:
+            page, asked, errors = context.new_page(), [], []
+            page.on("request", lambda request: asked.append(request.url))  # noqa: B023
+            page.on("console", lambda said: said.type == "error" and errors.append(said.text))  # noqa: B023
+            page.on("pageerror", lambda error: errors.append(str(error)))  # noqa: B023
+            page.goto((tmp_path / f"{file}.html").as_uri())
+            assert page.evaluate(SHOWN) >= FIGURES[name[:2]]
+            figure = page.locator(".js-plotly-plot .nsewdrag").first
+            figure.scroll_into_view_if_needed()
+            box = figure.bounding_box()
+            for part in (0.2, 0.35, 0.5, 0.65, 0.8):  # somewhere there is something to point at
+                page.mouse.move(box["x"] + part * box["width"], box["y"] + 0.5 * box["height"], steps=3)
+                if page.locator(".js-plotly-plot .hoverlayer text").count():
+                    break
+            assert page.locator(".js-plotly-plot .hoverlayer text").count() > 0
+            assert errors == []
+            assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+            folder = ARTEFACTS / "pages"
+            folder.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=folder / f"{name[:2]}-{theme}.png", full_page=True)
+        finally:
+            context.close()
