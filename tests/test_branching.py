@@ -124,6 +124,13 @@ def test_a_changed_branch_differs_from_the_frame_on_and_can_be_branched_itself(t
     same_end(run, third)
 
 
+def test_a_branch_is_driven_to_its_end_as_a_run_is(tmp_path):
+    corpus, recipe = tiny_corpus(texts=False), xe.Recipe(**FEATURES, checkpoint_interval=10)
+    whole = xe.train(corpus, recipe, steps=24, progress=False)
+    done = xe.branch(whole, 1, corpus).finish(progress=False)
+    assert done.status == "finished" and done.metrics("test") == whole.metrics("test")
+
+
 def test_states_in_memory_spare_the_way_there():
     corpus = tiny_corpus(texts=False)
     first, states = Run(corpus, xe.Recipe(**FEATURES), steps=40), []

@@ -44,23 +44,7 @@ def train(corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = N
     An interrupt (Ctrl-C, or the kernel's stop button) ends the run early; the trace is returned with status
     "interrupted" and loads like any other. Raises TrainingError if the loss is not finite.
     """
-    run = Run(corpus, recipe or Recipe(), steps=steps, out=out, device=device)
-    with tqdm(total=run.steps, desc="training", unit="step", disable=not progress) as bar:
-        try:
-            while not run.finished:
-                record = run.step()
-                bar.update()
-                if run.step_number % 10 == 0 or run.finished:
-                    bar.set_postfix(_summary(record, run.last_metrics), refresh=False)
-            run.evaluate(final=True)
-            bar.set_postfix(_summary(record, run.last_metrics))
-            run.close("finished")
-        except KeyboardInterrupt:
-            run.close("interrupted")
-        except BaseException as error:
-            run.close("failed", error=str(error))
-            raise
-    return Trace.of(run.trace)
+    return Run(corpus, recipe or Recipe(), steps=steps, out=out, device=device).finish(progress)
 
 
 def _summary(record: dict[str, float], metrics: dict[str, float]) -> dict[str, str]:
@@ -376,6 +360,27 @@ class Run:
         if final:
             self.trace.log_labels({k: self.evaluator.of_labels(k) for k in self.evaluator.ks})
         return self.last_metrics
+
+    def finish(self, progress: bool = True) -> Trace:
+        """Take the steps that are left, evaluate on all test documents, and return the trace; see `train`."""
+        bar = tqdm(total=self.steps, initial=self.step_number, desc="training", unit="step", disable=not progress)
+        record = {"loss": None, "grad": math.nan}  # of a run that has no step left
+        with bar:
+            try:
+                while not self.finished:
+                    record = self.step()
+                    bar.update()
+                    if self.step_number % 10 == 0 or self.finished:
+                        bar.set_postfix(_summary(record, self.last_metrics), refresh=False)
+                self.evaluate(final=True)
+                bar.set_postfix(_summary(record, self.last_metrics))
+                self.close("finished")
+            except KeyboardInterrupt:
+                self.close("interrupted")
+            except BaseException as error:
+                self.close("failed", error=str(error))
+                raise
+        return Trace.of(self.trace)
 
     def close(self, status: str, **fields: Any) -> None:
         """End the record of this run."""
