@@ -28,7 +28,7 @@ FIGURES = {  # at least so many
     "00": 6,
     "01": 5,
     "03": 2,
-    "07": 8,
+    "07": 10,
     "09": 7,
 }
 pytestmark = pytest.mark.notebook
