@@ -30,8 +30,9 @@ from .figures import (
 )
 from .picture import Picture
 from .style import BINS, CONFIG, looks_of
+from .traffic import memory_traffic
 
 __all__ = ["BINS", "CONFIG", "Picture", "age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",
            "dense_twin", "exploration", "gradient_budget", "gradient_by_block", "gradient_norm", "in_degree",
-           "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_ledger", "method_of",
-           "overlap", "per_bin", "planted_support", "precision", "survival"]
+           "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_ledger",
+           "memory_traffic", "method_of", "overlap", "per_bin", "planted_support", "precision", "survival"]
