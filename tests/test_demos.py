@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,28 @@ def test_bytes_a_label_are_those_of_the_ledger():
     found = xe.demos.three_million_labels(2, "adam", n_labels=3001, width=64, fan_in=8, batch=4, progress=False)
     predicted = xe.memory.predicted("sparse", 64, 3001, 8) - 3001 * 9 * 4  # no gradient is kept
     assert found.layer_bytes == pytest.approx(predicted, rel=0.1)
+
+
+def test_whoever_watches_sees_each_step(capsys):
+    seen = []
+    found = xe.demos.three_million_labels(3, n_labels=3001, width=64, fan_in=8, batch=4,
+                                          watch=lambda *state: seen.append([len(part) for part in state]))
+    assert [s[:2] for s in seen] == [[1, 1], [2, 2], [3, 3]] and len(found.memory) == 3
+    assert found.resident == max(found.memory)
+    shown = capsys.readouterr().err
+    assert "3,001 labels" in shown and " MiB" in shown
+
+
+def test_the_live_picture_is_the_one_of_what_was_measured():
+    watch = xe.StepPicture()
+    found = xe.demos.three_million_labels(3, n_labels=3001, width=64, fan_in=8, batch=4, progress=False, watch=watch)
+    table = watch.picture.table
+    assert np.allclose(table["this process, GiB (log scale)"], np.array(found.memory) / 2**30)
+    assert table["a step"].tolist()[1:] == found.seconds
+    ledger = xe.memory.predicted("sparse", 64, 3001, 8, moments=0, gradients=False)
+    assert np.allclose(table["this layer, by the ledger, GiB (log scale)"], ledger / 2**30)
+    assert ledger == found.layer_bytes
+    assert watch.picture.svg().startswith("<svg")
 
 
 @pytest.mark.parametrize("options", [{"optimizer": "rmsprop"}, {"steps": 1}])

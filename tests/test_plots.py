@@ -115,6 +115,9 @@ FIGURES = {
     "compare one run each": lambda t, c: plots.compare([t["dense"], t["SET"]]),
     "compare seeds": lambda t, c: plots.compare({"dense": t["dense"], "SET": [t["SET"], t["SET again"]]}),
     "memory_ledger": lambda t, c: plots.memory_ledger({"131K": 131_073, "3M": 2_812_281}),
+    "memory_by_method": lambda t, c: plots.memory_by_method(),
+    "memory_by_part": lambda t, c: plots.memory_by_part(),
+    "steps_and_memory": lambda t, c: plots.steps_and_memory([2.0, 0.3, 0.2], [2**30] * 3, {"a dense layer": 2**35}),
 }
 
 
@@ -548,6 +551,24 @@ def test_the_ledger_is_that_of_the_memory_module():
     assert f"is {rank} wide" in picture.caption
 
 
+def test_the_bill_by_method_and_by_part_is_the_ledger_of_the_memory_module():
+    entries = pd.DataFrame(memory.ledger(fan_in=64, batch=32))
+    whole = entries.groupby(["dataset", "method"])["bytes"].sum()
+    picture = plots.memory_by_method(fan_in=64, batch=32)
+    table = picture.table.set_index(["dataset", "method"])
+    assert set(table.index.levels[1]) >= {"dense", "masked", "bottleneck", "Renee", "ELMO bfloat16", "HASTE"}
+    for at, size in table["bytes"].items():
+        assert size == whole[at]
+    assert table.loc[("Amazon-3M", "Renee"), "published, whole process (GiB)"] == 39.7
+    bars = plots.memory_by_part("Amazon-670K", fan_in=64, batch=32)
+    for row in bars.table.set_index("method").itertuples():
+        assert row.total == pytest.approx(whole["Amazon-670K", row.Index] / 2**30, abs=1e-3)
+        assert row.total == pytest.approx(sum(row[1:-1]), abs=4e-3)
+    gradients = named(bars.figure, "gradients, bar").x.reshape(-1, 3)
+    start = bars.table.set_index("method").loc["dense", ["weights", "indices", "mask"]].sum()
+    assert gradients[0, 0] == pytest.approx(start, abs=2e-3)
+
+
 # --- what cannot be drawn -----------------------------------------------------------------------------------------
 
 
@@ -585,6 +606,8 @@ def test_what_a_run_did_not_record_is_said_in_words(traces, stopped):
         plots.gradient_norm({})
     with pytest.raises(ValueError, match="sizes is empty"):
         plots.memory_ledger({})
+    with pytest.raises(ValueError, match="sizes is empty"):
+        plots.memory_by_method({})
 
 
 def test_runs_without_the_quantity_are_left_out_of_a_comparison(traces, stopped):

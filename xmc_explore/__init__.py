@@ -31,6 +31,7 @@ _HOME = {
     "backends": ".layers",
     "Rewirer": ".sparsity",
     "Lab": ".widgets",
+    "StepPicture": ".widgets",
     "logit_free": None,
     "memory": None,
     "metrics": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from .logit_free import InPlace, step_in_place
 AMAZON_3M = 2_812_281
 POSITIVES = 36  # labels a document, as in Amazon-3M
 MIB = 1 << 20
+Watch = Callable[[Sequence[float], Sequence[int], Mapping[str, int], str], None]
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,14 @@ class Measured:
     optimizer: str
     seconds: list[float] = field(repr=False)
     losses: dict[int, float] = field(repr=False)
-    resident: int  # bytes of the whole process at its highest between two steps
+    memory: list[int] = field(repr=False)  # bytes of the whole process after each step
     layer_bytes: int  # measured: weights, indices, moments
     dense_bytes: int  # predicted: weights, gradients and moments of the dense layer
+
+    @property
+    def resident(self) -> int:
+        """Bytes of the whole process at its highest between two steps."""
+        return max(self.memory)
 
     def __str__(self) -> str:
         first, last = (list(self.losses.items())[i] for i in (0, -1))
@@ -44,8 +51,12 @@ class Measured:
 
 
 def three_million_labels(steps: int = 10, optimizer: str = "sgd", *, n_labels: int = AMAZON_3M, width: int = 768,
-                         fan_in: int = 32, batch: int = 32, seed: int = 0, progress: bool = True) -> Measured:
+                         fan_in: int = 32, batch: int = 32, seed: int = 0, progress: bool = True,
+                         watch: Watch | None = None) -> Measured:
     """Train an output layer of the size of Amazon-3M on this machine: no logits, no gradient of the weights is kept.
+
+    `watch(seconds, memory, limits, title)` is called after each step, with what was measured so far and with bytes to
+    compare it with (name -> bytes); `xe.StepPicture()` draws it in a notebook. `progress` is a line of text.
 
     The documents are synthetic: the same few batches of normal vectors again and again, each with labels drawn by
     Zipf's law, so that the loss can fall. What is measured is the layer, not a classifier.
@@ -68,9 +79,15 @@ def three_million_labels(steps: int = 10, optimizer: str = "sgd", *, n_labels: i
         rows = np.repeat(np.arange(batch), [len(d) for d in drawn])
         batches.append((torch.randn(batch, width, generator=generator), torch.from_numpy(rows),
                         torch.from_numpy(np.concatenate(drawn))))
-    process, resident = psutil.Process(), 0
-    seconds, losses = [], {}
-    for step in tqdm(range(steps), desc=f"{n_labels:,} labels", unit="step", disable=not progress):
+    moments = {"sgd": 0, "adam": 2}[optimizer]
+    limits = {"a dense layer with Adam": memory.predicted("dense", width, n_labels),
+              "this layer, by the ledger": memory.predicted("sparse", width, n_labels, fan_in, moments=moments,
+                                                            gradients=False)}
+    title = f"{n_labels:,} labels, each scored and updated in every step"
+    process = psutil.Process()
+    seconds, losses, resident = [], {}, []
+    bar = tqdm(range(steps), desc=f"{n_labels:,} labels", unit="step", disable=not progress)
+    for step in bar:
         x, rows, columns = batches[step % len(batches)]
         wanted = step in (0, steps - 1)
         start = time.perf_counter()
@@ -78,6 +95,9 @@ def three_million_labels(steps: int = 10, optimizer: str = "sgd", *, n_labels: i
         seconds.append(time.perf_counter() - start)
         if wanted:
             losses[step] = float(done.loss)
-        resident = max(resident, process.memory_info().rss)
+        resident.append(process.memory_info().rss)
+        bar.set_postfix_str(f"{seconds[-1]:.2f} s, {resident[-1] / MIB:,.0f} MiB", refresh=False)
+        if watch is not None:
+            watch(seconds, resident, limits, title)
     return Measured(n_labels, width, fan_in, optimizer, seconds[1:], losses, resident,
-                    memory.measured(layer, [rule]), memory.predicted("dense", width, n_labels))
+                    memory.measured(layer, [rule]), limits["a dense layer with Adam"])

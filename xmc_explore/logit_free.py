@@ -32,7 +32,7 @@ from .model import LOSSES
 from .rounding import round_to
 
 CHUNK_ELEMENTS = 1 << 20  # logits [B, chunk] held at once: 4 MiB in float32
-DENSE_ELEMENTS = 1 << 22  # weights [chunk, D] of a dense layer, and as many gradients
+PART_ELEMENTS = 1 << 22  # weights of such a part, [chunk, D] of a dense layer, and as many gradients
 
 
 class Part(Protocol):
@@ -125,8 +125,8 @@ class _Pairs:
 
 def _slices(layer: nn.Module, n_labels: int, batch: int, chunk: int | None) -> list[slice]:
     size = chunk or CHUNK_ELEMENTS // max(batch, 1)
-    if chunk is None and isinstance(layer, nn.Linear):
-        size = min(size, DENSE_ELEMENTS // layer.in_features)
+    if chunk is None:
+        size = min(size, PART_ELEMENTS // layer.weight.shape[1])
     size = max(1, size)
     return [slice(start, min(start + size, n_labels)) for start in range(0, n_labels, size)]
 

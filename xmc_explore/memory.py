@@ -58,6 +58,16 @@ def bottleneck_width(width: int, n_labels: int, fan_in: int) -> int:
     return max(1, round((budget / (4 * BYTES) - n_labels) / (n_labels + width + 1)))
 
 
+def break_even(width: int, dtype: str = "bfloat16", *, moments: int = 2, gradients: bool = True) -> float:
+    """The fan-in below which a sparse float32 layer takes fewer bytes than a dense one of `dtype` with nothing beside.
+
+    The dense layer is updated in place by plain SGD (after ELMO); the sparse one as `moments` and `gradients` say, by
+    default with Adam. Biases are left out, and so are logits. Raises KeyError for an unknown dtype.
+    """
+    a_connection = BYTES * (1 + gradients + moments) + index_bytes(width)
+    return width * WEIGHT_BYTES[dtype] / a_connection
+
+
 def measured(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> int:
     """Bytes that the tensors of `module` take now: parameters, gradients, buffers, and their optimizer moments."""
     tensors = [*module.parameters(), *module.buffers()]

@@ -1,5 +1,6 @@
 """Figures of corpora and traces: pure functions that return a `Picture`. Needs plotly and pandas (the extra `lab`)."""
 
+from .bills import memory_by_method, memory_by_part, steps_and_memory
 from .connections import (
     age,
     churn,
@@ -34,5 +35,6 @@ from .traffic import memory_traffic
 
 __all__ = ["BINS", "CONFIG", "Picture", "age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",
            "dense_twin", "exploration", "gradient_budget", "gradient_by_block", "gradient_norm", "in_degree",
-           "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_ledger",
-           "memory_traffic", "method_of", "overlap", "per_bin", "planted_support", "precision", "survival"]
+           "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_by_method",
+           "memory_by_part", "memory_ledger", "memory_traffic", "method_of", "overlap", "per_bin", "planted_support",
+           "precision", "steps_and_memory", "survival"]

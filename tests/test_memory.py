@@ -1,0 +1,111 @@
+"""The ledger against what is there: tensors counted one by one, and the memory that a process has grown by."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import xmc_explore as xe
+from xmc_explore import memory
+from xmc_explore.logit_free import loss_by_chunks, step_in_place
+from xmc_explore.rounding import round_to
+
+D, L, K = 96, 2000, 12
+SGD, MOMENTUM, ADAM = ("sgd", 0.0), ("sgd", 0.9), ("adam", 0.0)
+KINDS = {
+    "sparse, Adam": ("sparse", "float32", ADAM, True),
+    "sparse, SGD with momentum": ("sparse", "float32", MOMENTUM, True),
+    "sparse, SGD": ("sparse", "float32", SGD, True), "dense, Adam": ("dense", "float32", ADAM, True),
+    "bottleneck, Adam": ("bottleneck", "float32", ADAM, True),
+    "sparse, Adam in place": ("sparse", "float32", ADAM, False),
+    "sparse, SGD in place": ("sparse", "float32", SGD, False),
+    "dense, Adam in place": ("dense", "float32", ADAM, False),
+    "sparse, bfloat16": ("sparse", "bfloat16", SGD, False), "sparse, float8": ("sparse", "float8_e4m3fn", SGD, False),
+    "dense, bfloat16": ("dense", "bfloat16", SGD, False), "dense, float8": ("dense", "float8_e4m3fn", SGD, False),
+}
+
+
+def trained(kind, dtype, optimizer, gradients, d=D, n=L, k=K):
+    """A layer after a step with an optimizer, whose gradients are still there, or after one in place."""
+    layer = {"sparse": lambda: xe.FixedFanIn(d, n, k), "dense": lambda: torch.nn.Linear(d, n),
+             "bottleneck": lambda: torch.nn.Sequential(torch.nn.Linear(d, k), torch.nn.Linear(k, n))}[kind]()
+    labels = layer[-1] if kind == "bottleneck" else layer
+    labels.weight.data = round_to(labels.weight.data, getattr(torch, dtype))
+    name, momentum = optimizer
+    rule = (torch.optim.SGD(layer.parameters(), lr=0.1, momentum=momentum) if name == "sgd"
+            else torch.optim.Adam(layer.parameters(), lr=0.1))
+    x, rows = torch.randn(4, d), torch.arange(4)
+    if gradients:
+        loss_by_chunks(labels, layer[:-1](x) if kind == "bottleneck" else x, rows, rows).backward()
+        rule.step()
+    else:
+        step_in_place(layer, rule, x, rows, rows)
+    return layer, rule
+
+
+def bill(kind, dtype, optimizer, gradients, d=D, n=L, k=K):
+    moments = {SGD: 0, MOMENTUM: 1, ADAM: 2}[optimizer]
+    return memory.predicted(kind, d, n, k, moments=moments, gradients=gradients, dtype=dtype)
+
+
+@pytest.mark.parametrize("what", KINDS)
+def test_bytes_of_the_tensors_are_those_of_the_ledger(what):
+    layer, rule = trained(*KINDS[what])
+    assert memory.measured(layer, [rule]) / L == pytest.approx(bill(*KINDS[what]) / L, rel=0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a C library that can be told to give memory back")
+def test_a_process_grows_by_what_the_ledger_says():
+    """Resident memory before and after, for every kind, at sizes where what else the process does is small."""
+    code = f"""
+        import gc, json, sys
+        sys.path.insert(0, {str(sys.path[0])!r})
+        import psutil, torch
+        from test_memory import KINDS, bill, trained
+        from xmc_explore.layers import cpu
+        process, found = psutil.Process(), {{}}
+        sizes = dict(d=64, n=800_000, k=20)
+
+        def resident():
+            gc.collect()
+            cpu._gone.clear()  # memory of results that the kernels keep for the next ones
+            return process.memory_info().rss
+
+        for what, kind in KINDS.items():
+            trained(*kind)  # compiles what it needs
+            before = resident()
+            kept = trained(*kind, **sizes)
+            found[what] = [resident() - before, bill(*kind, **sizes)]
+            del kept
+        print(json.dumps(found))
+    """
+    # With this the C library gives back what it is done with, so that the next layer cannot grow into it unseen.
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True,
+                          env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)})
+    for what, (grown, predicted) in json.loads(done.stdout.splitlines()[-1]).items():
+        assert grown == pytest.approx(predicted, rel=0.1), what
+
+
+def test_where_a_dense_layer_of_few_bits_is_the_lighter_one():
+    for dtype in ("bfloat16", "float8_e4m3fn"):
+        even = memory.break_even(768, dtype)
+        dense = memory.predicted("dense", 768, 10_000, moments=0, gradients=False, dtype=dtype)
+        below, above = (memory.predicted("sparse", 768, 10_000, int(even) + more) for more in (-1, 2))
+        assert below < dense < above
+    assert memory.break_even(768) == pytest.approx(768 * 2 / 18)
+    assert memory.break_even(768, moments=0, gradients=False) == 256  # weights and indices alone, both in place
+    whole = {}
+    for entry in memory.ledger():
+        whole[entry.dataset, entry.method] = whole.get((entry.dataset, entry.method), 0) + entry.bytes
+    on_3m = {method: size for (dataset, method), size in whole.items() if dataset == "Amazon-3M"}
+    order = ["fixed fan-in, no logits", "ELMO float8", "ELMO bfloat16", "fixed fan-in, int16", "Renee", "dense"]
+    assert sorted(order, key=on_3m.get) == order
+    published = {e.method: e.published_gib for e in memory.ledger() if e.dataset == "Amazon-3M"}
+    assert published["ELMO bfloat16"] < published["fixed fan-in, int16"] == 13.5  # so say their authors, too

@@ -1,0 +1,121 @@
+"""The memory of an output layer in pictures: by method, by part, and step by step while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import memory
+from .drawing import line, listed, log_axis, number, panels, picture
+from .picture import Picture
+from .style import AUXILIARY, DENSE, INK, METHODS, RUNS
+
+GIB, MIB = 1 << 30, 1 << 20
+PARTS = {"weights": RUNS[0], "indices": RUNS[3], "mask": AUXILIARY, "gradients": RUNS[4], "moments": RUNS[2],
+         "logits": RUNS[1]}
+BY_METHOD = {
+    "dense": DENSE, "masked": replace(DENSE, symbol="diamond"), "bottleneck": METHODS["bottleneck"], "Renee": RUNS[1],
+    "ELMO bfloat16": RUNS[4], "ELMO float8": replace(RUNS[4], symbol="triangle-up"), "HASTE": RUNS[2],
+    "fixed fan-in, int16": RUNS[0], "fixed fan-in, no logits": replace(RUNS[0], symbol="star")}
+SHOWN = ("LF-AmazonTitles-131K", "Amazon-670K", "LF-AmazonTitles-1.3M", "Amazon-3M", "LF-Paper2Keywords-8.6M")
+
+
+def memory_by_method(sizes: Mapping[str, int] | None = None, width: int = 768, **options: Any) -> Picture:
+    """Predicted memory of the output layer of each published method on data sets: `memory.ledger`, all parts together.
+
+    `sizes` maps names to numbers of labels, by default five of the paper's data sets and its successors'; `options` are
+    those of `memory.ledger` (`fan_in`, `batch`, `haste`, `chunks`). The table has what the authors print beside it.
+    Raises ValueError for no sizes.
+    """
+    sizes = {name: memory.DATASETS[name] for name in SHOWN} if sizes is None else sizes
+    if not sizes:
+        raise ValueError("sizes is empty; give {name: number of labels}")
+    entries = pd.DataFrame(memory.ledger(sizes, width, **options))
+    table = (entries[entries["method"].isin(list(BY_METHOD))].groupby(["dataset", "method"], sort=False)
+             .agg(bytes=("bytes", "sum"), published=("published_gib", "first")).reset_index())
+    table["GiB"] = table["bytes"] / GIB
+    figure = panels(f"The output layer's memory in training, {width:,} features", [""], title_text="GiB, log scale",
+                    **log_axis(table["GiB"]))
+    figure.update_layout(hovermode="closest", height=150 + 104 * len(sizes))
+    figure.update_yaxes(tickvals=list(range(len(sizes))), range=[len(sizes) - 0.5, -0.5], ticks="", showgrid=False,
+                        ticktext=[f"<b>{name}</b><br>{n:,} labels" for name, n in sizes.items()])
+    for i, (name, look) in enumerate(BY_METHOD.items()):
+        gib = table[table["method"] == name]["GiB"].to_numpy()
+        figure.add_scatter(x=gib, y=np.arange(len(gib)) + 0.09 * (i - (len(BY_METHOD) - 1) / 2), name=name,
+                           mode="markers", marker=dict(color=look.color, symbol=look.symbol, size=11),
+                           hovertemplate=f"{name} %{{x:.3g}} GiB<extra></extra>")
+    largest = "Amazon-3M" if "Amazon-3M" in sizes else max(sizes, key=sizes.get)
+    gib = table[table["dataset"] == largest].set_index("method")["GiB"]
+    less = "less" if gib["ELMO bfloat16"] < gib["fixed fan-in, int16"] else "more"
+    return picture(figure, f"On {largest} a dense layer with Adam takes {gib['dense']:.3g} GiB and fixed fan-in with "
+                           f"Adam {gib['fixed fan-in, int16']:.3g} GiB; a dense layer of weights in bfloat16 alone "
+                           f"(ELMO) takes {less}, {gib['ELMO bfloat16']:.3g} GiB, and fixed fan-in without logits, "
+                           f"gradients and moments {gib['fixed fan-in, no logits']:.3g} GiB.",
+                   table.rename(columns={"published": "published, whole process (GiB)"}),
+                   "Dots on a logarithmic axis of GiB: "
+                   + listed(f"{r.dataset} {r.method} {r.GiB:.3g}" for r in table.itertuples()) + ".")
+
+
+def memory_by_part(dataset: str = "Amazon-3M", width: int = 768, **options: Any) -> Picture:
+    """Where the bytes go: a bar for each method of `memory.ledger` on one data set, a piece for each part.
+
+    Pieces stand in the order of the legend, each with its mark; biases count as weights. `options` are those of
+    `memory.ledger`. Raises KeyError for a data set that `memory.DATASETS` does not have.
+    """
+    n_labels = memory.DATASETS[dataset]
+    entries = pd.DataFrame(memory.ledger({dataset: n_labels}, width, **options))
+    entries["part"] = entries["part"].replace({"biases": "weights"})
+    parts = entries.pivot_table(index="method", columns="part", values="bytes", aggfunc="sum", sort=False) / GIB
+    parts = parts[list(PARTS)].fillna(0)
+    total, at = parts.sum(axis=1), np.arange(len(parts))
+    figure = panels(f"Where the bytes go: {dataset}, {n_labels:,} labels", [""], title_text="GiB",
+                    range=[0, 1.17 * total.max()])
+    figure.update_layout(hovermode="closest", height=140 + 38 * len(parts))
+    figure.update_yaxes(tickvals=at, ticktext=list(parts.index), range=[len(parts) - 0.5, -0.5], ticks="",
+                        showgrid=False)
+    start = np.zeros(len(parts))
+    for part, look in PARTS.items():
+        size = parts[part].to_numpy()
+        there = size > 0
+        ends = np.stack([start, start + size, np.full(len(size), np.nan)], 1)[there].ravel()
+        figure.add_scatter(x=ends, y=np.repeat(at[there], 3), name=f"{part}, bar", mode="lines", showlegend=False,
+                           legendgroup=part, line=dict(color=look.color, dash="solid", width=9), hoverinfo="skip")
+        seen = there & (size > 0.035 * total.max())  # on a smaller piece the mark would hide the next
+        figure.add_scatter(x=(start + size / 2)[seen], y=at[seen], name=part, mode="markers", legendgroup=part,
+                           marker=dict(color=look.color, symbol=look.symbol, size=15), customdata=size[seen],
+                           hovertemplate=f"{part} %{{customdata:.3g}} GiB<extra></extra>")
+        start += size
+    figure.add_scatter(x=total, y=at, name="total", mode="text", text=[f"{v:.3g} GiB" for v in total],
+                       textposition="middle right", showlegend=False, hoverinfo="skip",
+                       marker=dict(color=INK, symbol="circle"))
+    sparse, dense = parts.loc["fixed fan-in, int16"], parts.loc["dense"]
+    return picture(figure, f"Of the {dense.sum():.3g} GiB of the dense layer {dense['weights']:.3g} are weights, and "
+                           f"{dense['gradients'] + dense['moments']:.3g} their gradients and moments; fixed fan-in has "
+                           f"{sparse.sum():.3g} GiB, of which logits are {sparse['logits']:.3g}, and ELMO in bfloat16 "
+                           f"{parts.loc['ELMO bfloat16'].sum():.3g}, nearly all of it weights.",
+                   parts.assign(total=total).round(3).reset_index(),
+                   "Bars of GiB: " + listed(f"{name} {v:.3g}" for name, v in total.items()) + ".")
+
+
+def steps_and_memory(seconds: Sequence[float], resident: Sequence[int], limits: Mapping[str, int],
+                     title: str = "Step by step") -> Picture:
+    """Seconds of each step and bytes resident after it, beside `limits`, bytes that stand still (name -> bytes).
+
+    The first step, which compiles, is drawn like the others and left out of the median of the caption.
+    """
+    steps = np.arange(1, len(seconds) + 1)
+    values = np.array([*resident, *limits.values()]) / GIB
+    figure = panels(title, ["seconds a step", "GiB (log scale)"], title_text="step", range=[0.5, len(steps) + 0.5])
+    figure.update_layout(yaxis_rangemode="tozero", yaxis2=log_axis(values) | {"title_text": "GiB (log scale)"})
+    line(figure, steps, np.asarray(seconds, dtype=float), "a step", RUNS[0])
+    line(figure, steps, np.asarray(resident) / GIB, "this process", RUNS[0], row=2, legend=False)
+    for (name, size), look in zip(limits.items(), (DENSE, *RUNS[2:]), strict=False):
+        line(figure, steps, np.full(len(steps), size / GIB), name, look, row=2)
+    middle = np.median(seconds[1:] if len(seconds) > 1 else seconds)
+    said = listed(f"{name} {number(size / GIB)} GiB" for name, size in limits.items())
+    return picture(figure, f"{middle:.2f} s a step (median, without the first), {max(resident) / GIB:.2f} GiB in the "
+                           f"whole process at its highest; {said}.")
