@@ -18,7 +18,8 @@ import triton.language as tl  # noqa: E402
 
 import xmc_explore as xe  # noqa: E402
 from xmc_explore.layers import triton_kernels as tk  # noqa: E402
-from xmc_explore.layers.walk import OutOfBounds, interpreted, walk  # noqa: E402
+from xmc_explore.layers.walk import OutOfBounds, load_walk, walk  # noqa: E402
+from xmc_explore.layers.walker import interpreted, shipped  # noqa: E402
 
 B, D, L, K = 40, 24, 70, 4
 
@@ -127,7 +128,7 @@ def test_what_cannot_be_walked_is_said_in_words(tensors):
 def test_it_needs_no_variable_of_the_environment():
     """Kernels made to be compiled are walked through just so: as on a machine with a GPU."""
     code = ("import torch; from xmc_explore.layers import triton_kernels as tk; "
-            "from xmc_explore.layers.walk import walk, interpreted\n"
+            "from xmc_explore.layers.walker import interpreted, record as walk\n"
             "x, w, i = torch.ones(3, 5), torch.ones(7, 2), torch.tensor([[0, 1]] * 7).short()\n"
             "import triton.language as tl; places = (tl, tl.core, tl.math, tl.tensor, tl.dtype)\n"
             "before = [dict(vars(o)) for o in places]\n"
@@ -146,6 +147,42 @@ def test_interpreted_may_be_used_alone():
     with interpreted():
         double_kernel[(2,)](x, y, 8, BLOCK=4, MASKED=True)
     assert torch.equal(y, 2 * x)
+
+
+# --- kept and shipped ---------------------------------------------------------------------------------------------
+
+
+def same(a, b):
+    assert [(s.kind, s.tensor, s.line, s.elements.tolist()) for s in a.steps] == [
+        (s.kind, s.tensor, s.line, s.elements.tolist()) for s in b.steps]
+    for name in ("kernel", "grid", "program", "tensors", "constants", "loaded", "stored", "source"):
+        assert getattr(a, name) == getattr(b, name), name
+
+
+@pytest.mark.parametrize("name", ["forward", "weight_gradient", "segment", "scatter"])
+def test_the_walks_that_are_shipped_are_of_the_kernels_as_they_are(name):
+    """Else run: python -m xmc_explore.layers.walker"""
+    same(load_walk(name), shipped()[name])
+
+
+def test_a_walk_survives_a_file(tensors, tmp_path):
+    x, weight, indices, bias, _ = tensors
+    found = walk(lambda: tk.forward(x, weight, indices, bias), (1, 1))
+    found.save(tmp_path / "walk.json")
+    same(load_walk(tmp_path / "walk.json"), found)
+    (tmp_path / "walk.json").write_text('{"tensors": []}')
+    with pytest.raises(ValueError, match=r"walk.json holds no walk \(KeyError: 'steps'\)"):
+        load_walk(tmp_path / "walk.json")
+    with pytest.raises(FileNotFoundError, match="no walk 'backward'; shipped are 'forward', 'scatter'"):
+        load_walk("backward")
+
+
+def test_without_triton_a_recorded_walk_stands_in(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["xmc_explore.layers.walk"], "find_spec", lambda name: None)
+    assert walk(lambda: 1 / 0, otherwise="segment").kernel == "segment_kernel"
+    assert "Triton is not installed here: this is a recorded walk of segment_kernel" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="Triton is not installed"):
+        walk(lambda: 1 / 0)
 
 
 # --- the figure ---------------------------------------------------------------------------------------------------

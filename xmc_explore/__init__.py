@@ -29,6 +29,8 @@ _HOME = {
     "FixedFanIn": ".layers",
     "GroupedFixedFanIn": ".layers",
     "backends": ".layers",
+    "walk": ".layers.walk",
+    "load_walk": ".layers.walk",
     "Rewirer": ".sparsity",
     "Lab": ".widgets",
     "StepPicture": ".widgets",
