@@ -10,7 +10,9 @@ A page is one file that asks for nothing: figures stay interactive, formulas are
 from __future__ import annotations
 
 import argparse
+import base64
 import json
+import mimetypes
 import os
 import re
 import sys
@@ -20,6 +22,7 @@ import nbformat
 import papermill
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
 from papermill.exceptions import PapermillExecutionError
 
 NOTEBOOKS = Path(__file__).resolve().parent
@@ -52,20 +55,49 @@ def with_mathml(text: str) -> str:
     return CODE_OR_FORMULA.sub(one, text)
 
 
+# nbconvert can embed images too, but then takes each inline tag for a document and closes it: no formula survives that.
+IMAGE = re.compile(r'(<img[^>]*\bsrc=")(?!data:)([^"]+)')
+
+
+def embedded(image: re.Match[str]) -> str:
+    path = NOTEBOOKS / image[2]
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f"{image[1]}data:{mimetypes.guess_type(path.name)[0]};base64,{data}"
+
+
+FOLDED = re.compile(r"<details><summary>(.*?)</summary>\n\n(.*?)\n\n</details>", re.S)
+
+
+def folded(text: str) -> str:
+    """Markdown whose hints and solutions stay folded: nbconvert would close a <details> at its first blank line."""
+    def one(match: re.Match[str]) -> str:
+        inside = markdown2html(match[2]).strip().replace("\n", "&#10;")
+        return f"<details><summary>{match[1]}</summary>{inside}</details>"
+    return FOLDED.sub(one, text)
+
+
+CODE_IN_A_FOLD = "<style>details pre { font-family: var(--jp-code-font-family, monospace); }</style>"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def page_of(notebook: nbformat.NotebookNode, theme: str) -> str:
     """An executed notebook as one self-contained HTML page."""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
-        for output in cell.get("outputs", []):
+            continue
+        # Of a widget only the page that stands in for it can be shown: its own type needs a kernel and a network. What
+        # a progress bar leaves behind in words is its first state, "0 %".
+        cell["outputs"] = [o for o in cell.get("outputs", [])
+                           if WIDGET not in o.get("data", {}) or "text/html" in o.data]
+        for output in cell.outputs:
             if "text/markdown" in output.get("data", {}):
-                output.data["text/markdown"] = with_mathml(output.data["text/markdown"])
-            # Of a widget only what stands in for it can be shown: its own type needs a kernel and a network.
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+                output.data["text/markdown"] = folded(with_mathml(output.data["text/markdown"]))
+            output.get("data", {}).pop(WIDGET, None)
     notebook.metadata.pop("widgets", None)
-    exporter = HTMLExporter(theme=theme, embed_images=True, **OFFLINE)
-    page, _ = exporter.from_notebook_node(notebook)
-    return SCRIPT_FROM_ELSEWHERE.sub("", page)
+    page, _ = HTMLExporter(theme=theme, **OFFLINE).from_notebook_node(notebook)
+    page = SCRIPT_FROM_ELSEWHERE.sub("", page).replace("</head>", f"{CODE_IN_A_FOLD}</head>", 1)
+    return IMAGE.sub(embedded, page)
 
 
 def main() -> int:

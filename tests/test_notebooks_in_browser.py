@@ -15,20 +15,21 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 # What a reader can operate in an output, and how it is done once. Keys work where a handle of a slider is too small.
 CONTROLS = {
-    "button": ".jp-OutputArea-output .jupyter-button, .jp-OutputArea-output button:not(.jupyter-button)",
+    "button": ".jp-OutputArea-output button:not(.modebar-btn)",
     "slider": ".jp-OutputArea-output .noUi-handle, .jp-OutputArea-output input[type=range]",
     "choice": ".jp-OutputArea-output select",
     "tick": ".jp-OutputArea-output input[type=checkbox]",
     "words": ".jp-OutputArea-output input[type=text], .jp-OutputArea-output textarea",
     "fold": ".jp-OutputArea-output summary",
     "canvas": ".jp-OutputArea-output canvas",
+    "figure": ".jp-OutputArea-output .js-plotly-plot",
 }
 LEAST = {  # what must have been there at the least: a driver that finds nothing would find no fault either
-    "00": {"fold": 6},
-    "01": {"fold": 9},
-    "03": {"fold": 6},
-    "07": {"button": 5, "slider": 5, "fold": 12, "canvas": 1},
-    "09": {"fold": 9},
+    "00": {"fold": 6, "figure": 6},
+    "01": {"fold": 9, "figure": 4},
+    "03": {"fold": 6, "figure": 2},
+    "07": {"button": 5, "slider": 5, "fold": 12, "canvas": 1, "figure": 9},
+    "09": {"fold": 9, "figure": 6},
 }
 
 
@@ -63,8 +64,9 @@ def operate(opened: Opened, kind: str, control: ElementHandle) -> bool:
                 control.focus()
                 opened.page.keyboard.press("End")
             case "canvas":
-                control.hover(timeout=5000)
                 control.click(timeout=5000)
+            case "figure":
+                control.hover(timeout=5000)
     except Error as error:
         if "not attached" in str(error):  # an answer to an earlier control has replaced it
             return False

@@ -14,6 +14,9 @@ import pytest
 from jupyter_browser import ARTEFACTS
 from test_notebooks import FAST, FIGURES
 
+from xmc_explore import exercises as ex
+from xmc_explore.exercises.checking import statement
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "notebooks"))
 import render  # noqa: E402
 
@@ -39,6 +42,32 @@ def test_a_page_asks_for_nothing():
     assert not re.findall(r'<(?:script|link|img|iframe)[^>]*(?:src|href)="(?:https?:)?//[^"]*"', page)
     assert "@import" not in page and "var own = 1" in page
     assert page.count("<math") == 3 and "a $5 note" in page
+    inside = re.findall(r"<math.*?</math>", page, re.S)
+    assert [re.sub("<[^>]+>", "", formula) for formula in inside] == ["L×D", "∑lyl", "x2"]
+    assert all("<mi>" in formula for formula in inside)  # tags with something in them, as a browser needs them
+
+
+def test_words_keep_their_line_and_images_are_in_the_page():
+    words = nbformat.v4.new_markdown_cell('an <abbr title="what it means">word</abbr> ![all](images/laboratory.png)')
+    page = render.page_of(nbformat.v4.new_notebook(cells=[words]), "light")
+    assert '<abbr title="what it means">word</abbr>' in page
+    assert re.search(r'<img[^>]*src="data:image/png;base64,[^"]{1000,}"', page)
+
+
+def test_hints_and_solutions_stay_folded():
+    text = statement(ex.find("precision_at_k"))
+    page = render.page_of(notebook({"text/markdown": text}), "light")
+    inside = re.findall(r"<details>.*?</details>", page, re.S)
+    assert len(inside) == text.count("<details>") >= 3
+    assert all("<p>" in fold or "<pre>" in fold for fold in inside)
+    assert "take_along_axis" in re.sub("<[^>]+>", "", inside[-1])  # the solution, whole
+    assert "return" in re.sub("<[^>]+>", "", inside[-1])
+
+
+def test_a_progress_bar_leaves_nothing():
+    page = render.page_of(notebook({"application/vnd.jupyter.widget-view+json": {"model_id": "1"},
+                                    "text/plain": "training: 0%"}, {"text/plain": "kept"}), "light")
+    assert "training: 0%" not in page and "kept" in page
 
 
 def test_a_widget_leaves_what_stands_in_for_it():
