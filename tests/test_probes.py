@@ -302,9 +302,9 @@ def test_magnitudes_from_the_largest_down():
 def test_overlap_is_a_jaccard_index_and_chance_is_as_said():
     indices = np.array([[0, 1, 2], [2, 1, 5], [7, 8, 9]])
     assert probes.overlap(indices, np.array([[0, 1], [0, 2], [1, 1]])).tolist() == [0.5, 0, 1]
-    random = xe.FixedFanIn(64, 2000, 8).indices.numpy()
-    pairs = np.stack([np.arange(1000), np.arange(1000, 2000)], axis=1)
-    assert probes.overlap(random, pairs).mean() == pytest.approx(8 / (2 * 64 - 8), rel=0.1)
+    random = xe.FixedFanIn(64, 40_000, 8).indices.numpy()
+    pairs = np.arange(40_000).reshape(-1, 2)
+    assert probes.overlap(random, pairs).mean() == pytest.approx(probes.fair_overlap(64, 8), rel=0.02)
 
 
 def test_related_labels_share_documents():

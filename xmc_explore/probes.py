@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 from torch import Tensor, nn
 
 from .corpora import BIN_NAMES
@@ -395,11 +396,17 @@ def magnitude_spectrum(weight: np.ndarray, of_label: np.ndarray, points: int = 2
 def overlap(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Jaccard index of what two labels read, for each of `pairs` [n, 2]: features in common over features of either.
 
-    Two fair draws of K out of D have about K / (2 D - K) in common.
+    What fair draws have in common says `fair_overlap`.
     """
     a, b = indices[pairs[:, 0]], indices[pairs[:, 1]]
     common = (a[:, :, None] == b[:, None, :]).any(2).sum(1)
     return common / (a.shape[1] + b.shape[1] - common)
+
+
+def fair_overlap(width: int, fan_in: int) -> float:
+    """Mean Jaccard index of two fair draws of K out of D features: sum over c of P(c) c / (2 K - c), hypergeometric."""
+    common = np.arange(fan_in + 1)
+    return float((hypergeom.pmf(common, width, fan_in, fan_in) * common / (2 * fan_in - common)).sum())
 
 
 def related_pairs(labels: csr_array, n: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

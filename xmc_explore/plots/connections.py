@@ -82,7 +82,9 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
         what = f"connections {value}" if value == "born" else "connections that died"
         then = now if value == "born" else trace.connectivity(frame - 1)
         z = counted((row_of[:, None] * columns + column_of[then]).ravel()[slots]).astype(float)
-        top, bar, unit = float(max(z.max(), 1)), {}, value
+        top, unit = float(max(z.max(), 1)), value
+        ticks = list(range(int(top) + 1)) if top <= 5 else [0, top / 2, top]
+        bar = dict(tickvals=ticks, ticktext=[f"{v:g}" for v in ticks])
 
     figure = panels(title, [""], title_text="feature (input of the output layer)", showgrid=False)
     figure.add_heatmap(
@@ -171,11 +173,13 @@ def survival(trace: Trace, grown: bool = True) -> Picture:
     for name, (ages, share) in curves.items():
         line(figure, ages, 100 * share, name, BINS[name], width=3)
         below = np.flatnonzero(share < 0.5)
-        said.append(f"{name} half die within {ages[below[0]]:,} steps" if len(below) else
-                    f"{name} {percent(100 * share[-1])} outlive {ages[-1]:,} steps")
+        said.append(f"half of those in {name} die within {ages[below[0]]:,} steps" if len(below) else
+                    f"{percent(100 * share[-1])} of those in {name} outlive {ages[-1]:,} steps")
     figure.update_yaxes(rangemode="tozero")
-    which = "the connections that rewires have grown" if grown else "all connections, the first ones included"
-    return picture(figure, f"Of {which}, {(lives.died >= 0).sum():,} deaths seen in all: {listed(said)}.",
+    which = "that rewires have grown" if grown else "in all, the first ones included"
+    mine = lives.born > 0 if grown else np.ones(len(lives.born), bool)
+    deaths = (lives.died[mine] >= 0).sum()
+    return picture(figure, f"Of {mine.sum():,} connections {which}, {deaths:,} were seen to die: {listed(said)}.",
                    table_of(figure, "age (steps)"))
 
 
@@ -198,11 +202,12 @@ def exploration(trace: Trace) -> Picture:
     """Exploration rate: the share of all label-feature connections that existed at any time so far, by bin (ITOP)."""
     first, of_label, steps = _rewired(trace), trace.bins().of_label, np.array(trace.frames)
     found = probes.explored(trace.store, trace.width, of_label)
-    replaced = np.cumsum([len(trace.changed(i)) for i in range(len(steps))])
+    grown = sum(len(trace.changed(i)) for i in range(len(steps)))
     figure = panels("How much of the dense matrix was ever tried?", ["connections ever tried (%)"])
-    most = 100 * np.minimum((first.size + replaced) / (len(first) * trace.width), 1)
-    line(figure, steps, most, "if nothing came twice", DENSE)
-    said = []
+    size = np.bincount(of_label, minlength=3) / len(of_label)
+    total = sum(share * found[name] for share, name in zip(size, BIN_NAMES, strict=True))
+    line(figure, steps, 100 * total, "all labels", ALL_LABELS, width=5)
+    again, said = 1 - (total[-1] * len(first) * trace.width - first.size) / max(grown, 1), []
     for i, (name, values) in enumerate(found.items()):
         if (of_label == i).any():
             line(figure, steps, 100 * values, name, BINS[name], width=3)
@@ -210,7 +215,8 @@ def exploration(trace: Trace) -> Picture:
     figure.update_yaxes(rangemode="tozero")
     return picture(figure, f"Of the connections from its labels to {trace.width:,} features each bin has tried, by "
                            f"step {steps[-1]:,}: {listed(said)}; at the start it was "
-                           f"{percent(100 * first.shape[1] / trace.width)}.")
+                           f"{percent(100 * first.shape[1] / trace.width)}, and {percent(100 * again)} of what was "
+                           f"grown had been tried before.")
 
 
 def planted_support(trace: Trace) -> Picture:
@@ -313,7 +319,7 @@ def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
     figure = panels("Do labels that go together read the same features?", ["features in common (Jaccard, %)"])
     for name, values in found.items():
         line(figure, steps, values, name, BINS.get(name, ALL_LABELS), width=3)
-    level(figure, 100 * fan_in / (2 * trace.width - fan_in), "fair draws")
+    level(figure, 100 * probes.fair_overlap(trace.width, fan_in), "fair draws")
     figure.update_yaxes(rangemode="tozero")
     said = [f"{name} {found[name][0]:.2f} to {found[name][-1]:.2f} % ({len(groups[name]):,} pairs)" for name in found]
     return picture(figure, f"What two labels read, features in common over features of either, from the first step to "

@@ -144,9 +144,10 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
 def level(figure: go.Figure, y: float, text: str, row: int = 1, look: Look = MARK) -> None:
     """A horizontal line through one panel with a word on it."""
     axis = f"y{row if row > 1 else ''}"
+    at = np.log10(y) if figure.layout[f"yaxis{axis[1:]}"].type == "log" else y
     figure.add_shape(type="line", xref="paper", x0=0, x1=1, yref=axis, y0=y, y1=y,
                      line=dict(color=look.color, dash=look.dash, width=1.5))
-    figure.add_annotation(xref="paper", x=1, yref=axis, y=y, text=text, showarrow=False, xanchor="right",
+    figure.add_annotation(xref="paper", x=1, yref=axis, y=at, text=text, showarrow=False, xanchor="right",
                           yanchor="bottom", font_color=INK)
 
 
@@ -160,12 +161,14 @@ def log_axis(values: np.ndarray) -> dict[str, Any]:
     return dict(type="log", tickvals=ticks, ticktext=[f"{t:,.6g}" for t in ticks])
 
 
-def log_if_wide(figure: go.Figure) -> None:
-    """A logarithmic axis where the bold lines of the first panel span more than a factor of 20."""
-    y = np.concatenate([t.y for t in figure.data if t.yaxis == "y" and t.hoverinfo != "skip"])
+def log_if_wide(figure: go.Figure, row: int = 1) -> None:
+    """A logarithmic axis where the bold lines of a panel span more than a factor of 20."""
+    axis = str(row) if row > 1 else ""
+    y = np.concatenate([t.y for t in figure.data if t.yaxis == f"y{axis}" and t.hoverinfo != "skip"])
     y = y[y > 0]
     if len(y) and y.max() > 20 * y.min():
-        figure.update_layout(yaxis=log_axis(y) | {"title_text": figure.layout.yaxis.title.text + " (log scale)"})
+        title = figure.layout[f"yaxis{axis}"].title.text + (" (log scale)" if row == 1 else "<br>(log scale)")
+        figure.update_layout({f"yaxis{axis}": log_axis(y) | {"title_text": title}})
 
 
 def mark_cutoffs(figure: go.Figure, runs: list[Run]) -> str:
@@ -208,7 +211,7 @@ def picture(figure: go.Figure, caption: str, table: pd.DataFrame | None = None, 
 def table_of(figure: go.Figure, index: str) -> pd.DataFrame:
     """What the lines of a figure draw, one column a line."""
     columns = {t.name: pd.Series(t.y, index=t.x) for t in figure.data}
-    return pd.concat(columns, axis=1).rename_axis(index).reset_index()
+    return pd.concat(columns, axis=1).sort_index().rename_axis(index).reset_index()
 
 
 def _description(figure: go.Figure) -> str:

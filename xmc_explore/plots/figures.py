@@ -122,15 +122,15 @@ def gradient_by_block(trace: Trace, smooth: int | None = None) -> Picture:
 def gradient_budget(trace: Trace, smooth: int | None = None) -> Picture:
     """Who pushes the encoder: what head, torso and tail labels and the auxiliary head add to its gradient.
 
-    Above, each part's share along the whole gradient g, <g_part, g> / |g|^2: the shares sum to 1. Below, the norm of
-    each part. `smooth` is the window of the running median in probes. See `probes.GradientProbes`.
+    Above, each part's share of the whole gradient g, <g_part, g> / |g|^2: the shares sum to 1. Below, the norm of each
+    part. `smooth` is the window of the running median in probes. See `probes.GradientProbes`.
     """
     run, = having(runs_of(trace), "budget/norm/head", NO_PROBE.format("the gradient budget", "budget"))
     parts = dict(BINS)
     if trace.history("budget/norm/auxiliary")[1].any():
         parts["auxiliary"] = AUXILIARY
     drawn = [Run(name, trace, look, name) for name, look in parts.items()]
-    figure = panels("Who pushes the encoder?", ["share along the gradient", "norm of the part"])
+    figure = panels("Who pushes the encoder?", ["share", "norm"])
     said = smoothed(figure, drawn, "budget/share/{}", smooth, unit="probes")
     smoothed(figure, drawn, "budget/norm/{}", smooth, row=2, unit="probes")
     level(figure, 0, "")
@@ -149,7 +149,7 @@ def dense_twin(*traces: Traces, smooth: int | None = None) -> Picture:
     used = {(run.look.dash, run.look.symbol) for run in runs}
     free = iter([look for look in (*RUNS[::-1], DENSE, *BINS.values()) if (look.dash, look.symbol) not in used])
     looks = {group: replace(next(free), color=AUXILIARY.color) for group in dict.fromkeys(r.group for r in helped)}
-    titles = ["cosine with the twin", "norm / the twin's norm", "signal / noise"][:3 if noisy else 2]
+    titles = ["cosine", "ratio of norms", "signal / noise"][:3 if noisy else 2]
     figure = panels("Does the encoder hear what a dense layer would say?", titles)
     said = smoothed(figure, runs, "twin/cosine", smooth, unit="probes")
     for run in helped:
@@ -157,12 +157,13 @@ def dense_twin(*traces: Traces, smooth: int | None = None) -> Picture:
         at, weight = run.trace.history("aux_weight")
         on = np.isin(steps, at[weight > 0])
         first = run is next(r for r in helped if r.group == run.group)
-        name = f"{run.group if first else run.name} and auxiliary"
+        name = f"{run.group if first else run.name}, whole gradient"
         line(figure, steps[on], cosine[on], name, looks[run.group], group=f"{run.group} helped", legend=first)
     smoothed(figure, runs, "twin/norm_ratio", smooth, row=2, unit="probes")
     level(figure, 1, "", row=2)
     if noisy:
         smoothed(figure, noisy, "snr", smooth, row=3, unit="probes")
+        log_if_wide(figure, row=3)
         level(figure, 1 / 3, "nothing in common", row=3)
     return picture(figure, f"Cosine of the encoder's gradient with what a dense twin of the output layer would send, "
                            f"{said}{mark_cutoffs(figure, runs)}.")
@@ -200,22 +201,23 @@ def per_bin(trace: Trace, metric: str = "recall@5") -> Picture:
 
 
 def learning(trace: Trace, k: int = 1, smooth: int | None = None) -> Picture:
-    """The main loss, and P@k and PSP@k with the part that each bin adds: three panels over one axis of steps."""
+    """P@k and PSP@k with the part that each bin adds, and the main loss: three panels over one axis of steps."""
     run, = having(runs_of(trace), "main", "the main loss")
     having([run], f"PSP@{k}/head", f"an evaluation with PSP@{k} by bin")
-    figure = panels("What does the run learn, and of which labels?",
-                    ["main loss", f"P@{k}, its parts (%)", f"PSP@{k}, its parts (%)"], [0.3, 0.35, 0.35])
-    smoothed(figure, [run._replace(name="main loss", group="main loss", look=DENSE)], "main", smooth)
+    figure = panels("What does the run learn, and of which labels?", [f"P@{k} (%)", f"PSP@{k} (%)", "main loss"],
+                    [0.35, 0.35, 0.3])
     said = []
-    for row, metric in ((2, f"P@{k}"), (3, f"PSP@{k}")):
+    for row, metric in ((1, f"P@{k}"), (2, f"PSP@{k}")):
         steps, total = trace.history(metric)
-        line(figure, steps, total, "all labels", ALL_LABELS, row=row, width=5, group="all labels", legend=row == 2)
+        line(figure, steps, total, "all labels", ALL_LABELS, row=row, width=5, group="all labels", legend=row == 1)
         parts = []
         for name, look in BINS.items():
             _, values = trace.history(f"{metric}/{name}")
-            line(figure, steps, values, name, look, row=row, group=name, legend=row == 2)
+            line(figure, steps, values, name, look, row=row, group=name, legend=row == 1)
             parts.append(f"{name} {percent(values[-1])}")
         said.append(f"{metric} is {percent(total[-1])}, the sum of {listed(parts)}")
+    smoothed(figure, [run._replace(name="all labels", group="all labels", look=ALL_LABELS)], "main", smooth, row=3)
+    log_if_wide(figure, row=3)
     return picture(figure, f"After {steps[-1]:,} steps {'; '.join(said)}.")
 
 

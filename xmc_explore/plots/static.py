@@ -270,7 +270,8 @@ class _Canvas:
     def draw_annotation(self, note: Any) -> None:
         axis = self.axes.get(note.xref or "x")
         x = self._place(note.xref, 10.0**note.x if axis and axis.log else note.x, False) + (note.xshift or 0)
-        y = self._place(note.yref, note.y, True) - (note.yshift or 0)
+        vertical = self.axes.get(note.yref or "y")
+        y = self._place(note.yref, 10.0**note.y if vertical and vertical.log else note.y, True) - (note.yshift or 0)
         anchor = {"left": "start", "right": "end"}.get(note.xanchor, "middle")
         self.write(x, y + (16 if note.yanchor == "top" else -4), note.text, size=14, anchor=anchor)
 
