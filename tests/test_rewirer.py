@@ -267,3 +267,55 @@ def test_bad_scores_and_rigl_without_a_batch():
     rewirer.drop = lambda layer: layer.weight[:1]
     with pytest.raises(ValueError, match="drop score"):
         rewirer.rewire()
+
+
+# --- labels in groups ---------------------------------------------------------------------------------------------
+
+
+def make_grouped(d=40, n_labels=14, k=4, size=4, **options):
+    g = torch.Generator().manual_seed(0)
+    layer = xe.GroupedFixedFanIn(d, n_labels, k, size, order=torch.randperm(n_labels, generator=g), generator=g)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.01)
+    options = {"interval": 1, "schedule": "constant", "fraction": 0.3} | options
+    return layer, optimizer, xe.Rewirer(layer, optimizer, **options)
+
+
+@pytest.mark.parametrize("mode", ["fraction", "threshold"])
+@pytest.mark.parametrize("grow", ["random", "gradient"])
+@pytest.mark.parametrize("d", [7, 40])
+def test_a_group_drops_and_grows_as_one(mode, grow, d):
+    layer, optimizer, rewirer = make_grouped(d, mode=mode, grow=grow, threshold=0.24)
+    for seed in range(3):
+        train_step(layer, optimizer, seed)
+        before, weight = layer.indices.clone(), layer.weight.detach().clone()
+        members = [(layer.group_of_label == g).nonzero().flatten() for g in range(4)]
+        mean = torch.stack([weight[m].abs().mean(0) for m in members])
+        event = rewirer.step()
+        moved = torch.zeros(16, dtype=torch.bool)
+        moved[event.slots] = True
+        moved = moved.view(4, 4)
+        assert 0 < len(event.slots) < 16 and event.churn == len(event.slots) / 16
+        assert mean[moved].max() <= mean[~moved].min() if d > 8 else True
+        assert all(len(set(row)) == 4 and 0 <= min(row) and max(row) < d for row in layer.indices.tolist())
+        assert torch.equal(layer.indices[~moved], before[~moved])
+        for group, labels in enumerate(members):
+            assert not set(layer.indices[group][moved[group]].tolist()) & set(before[group].tolist())
+            for label in labels:
+                assert (layer.weight[label][moved[group]] == 0).all()
+                assert torch.equal(layer.weight[label][~moved[group]], weight[label][~moved[group]])
+                moments = optimizer.state[layer.weight]["exp_avg"][label]
+                assert (moments[moved[group]] == 0).all() and (moments[~moved[group]] != 0).all()
+
+
+def test_rigl_grows_the_largest_summed_gradients_of_a_group():
+    layer, optimizer, rewirer = make_grouped(grow="gradient", fraction=0.4)
+    dense, before = layer.to_dense().requires_grad_(), layer.indices.clone()
+    bias = layer.bias.detach().clone()
+    x, y = train_step(layer, optimizer)
+    (torch.nn.functional.linear(x, dense, bias) - y).square().mean().backward()
+    event = rewirer.step()
+    for group in range(4):
+        score = dense.grad[layer.group_of_label == group].abs().sum(0)
+        score[before[group].long()] = -1
+        new = event.new[event.slots // 4 == group].tolist()
+        assert new == score.topk(len(new)).indices.tolist()

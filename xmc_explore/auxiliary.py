@@ -40,8 +40,12 @@ def label_centroids(corpus: Corpus, recipe: Recipe) -> csr_array:
     return csr_array(normalize(corpus.train.labels.T @ counts))
 
 
-def balanced_clusters(vectors: csr_array, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut the rows of `vectors` [L, V] in two balanced halves by spherical 2-means, again and again; returns [L]."""
+def balanced_clusters(vectors: csr_array, n_clusters: int, rng: np.random.Generator,
+                      exactly: int | None = None) -> np.ndarray:
+    """Cut the rows of `vectors` [L, V] in two balanced halves by spherical 2-means, again and again; returns [L].
+
+    Sizes differ by at most one, or with `exactly` all clusters have that size and the last has what is left.
+    """
     cluster = np.empty(vectors.shape[0], dtype=np.int64)
     todo = [(np.arange(vectors.shape[0]), 0, n_clusters)]
     while todo:
@@ -52,7 +56,7 @@ def balanced_clusters(vectors: csr_array, n_clusters: int, rng: np.random.Genera
         left = n // 2
         # Floor or ceiling of the exact share, whichever keeps every final cluster within one label of the others.
         small, extra = divmod(len(rows), n)
-        size = small * left + min(extra, left)
+        size = small * left + min(extra, left) if exactly is None else left * exactly
         order = _two_means(vectors[rows], size, rng)
         todo += [(rows[order[:size]], first, left), (rows[order[size:]], first + left, n - left)]
     return cluster

@@ -13,7 +13,8 @@ ways to use it:
     step_in_place(layer, optimizer, x, rows, columns) -> dx       weights change chunk by chunk; no gradient buffer
 
 Both give the numbers of the plain path up to the order of sums. `layer` is a `FixedFanIn` with any backend, an
-`nn.Linear`, or any other with the methods of `Part`. Documents carry labels at the pairs (rows, columns).
+`nn.Linear`, a `HeadTail` of both, or any other with the methods of `Part`. Documents carry labels at the pairs (rows,
+columns).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .layers import FixedFanIn
+from .layers import FixedFanIn, HeadTail
 from .layers.backends import pick
 from .model import LOSSES
 from .rounding import round_to
@@ -137,7 +138,7 @@ def _go_through(layer: nn.Module, x: Tensor, pairs: _Pairs, loss: str, scale: fl
 
     Without `use` it is the loss alone. Everything is a mean over documents, times `scale`.
     """
-    part, n_labels = part_of(layer), len(layer.weight)
+    part, n_labels = part_of(layer), layer.out_features
     dx = torch.zeros_like(x)
     total = torch.zeros((), dtype=torch.float64, device=x.device) if want_loss else None
     slices = _slices(layer, n_labels, len(x), chunk)
@@ -166,8 +167,11 @@ def loss_by_chunks(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, *
     are in hand at once. Raises ValueError for shapes or a loss that do not fit.
     """
     x = _checked(layer, x, rows, columns, loss)
+    if isinstance(layer, HeadTail):
+        return sum(loss_by_chunks(part, x, *pairs, loss=loss, want_loss=want_loss, chunk=chunk)
+                   for part, *pairs in layer.split(rows, columns))
     parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    return _Loss.apply(x, layer, _Pairs(rows, columns, len(x), len(layer.weight)), loss, want_loss, chunk, *parameters)
+    return _Loss.apply(x, layer, _Pairs(rows, columns, len(x), layer.out_features), loss, want_loss, chunk, *parameters)
 
 
 class _Loss(torch.autograd.Function):
@@ -258,7 +262,11 @@ def step_in_place(layer: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor,
     and as `loss_by_chunks` does.
     """
     x = _checked(layer, x.detach(), rows, columns, loss)
-    pairs = _Pairs(rows, columns, len(x), len(layer.weight))
+    if isinstance(layer, HeadTail):
+        done = [step_in_place(part, optimizer, x, *pairs, loss=loss, scale=scale, want_loss=want_loss,
+                              rounding=rounding, chunk=chunk) for part, *pairs in layer.split(rows, columns)]
+        return InPlace(done[0].dx + done[1].dx, done[0].loss + done[1].loss if want_loss else None)
+    pairs = _Pairs(rows, columns, len(x), layer.out_features)
     module, update = _fused(layer, x), None
     if module is not None:
         update = _update(module, layer, optimizer)
@@ -381,7 +389,7 @@ def logit_gradient(layer: nn.Module, x: Tensor, labels: Tensor, rows: Tensor, co
     drop and grow look at the same weights); the plain path keeps that of the step itself.
     """
     x = _checked(layer, x, rows, columns, loss)
-    pairs = _Pairs(rows, columns, len(x), len(layer.weight))
+    pairs = _Pairs(rows, columns, len(x), layer.out_features)
     z = part_of(layer).part_scores(x, labels)
     return LOGIT_GRADIENTS[loss](z, *pairs.of_labels(labels)).div_(max(len(x), 1))
 
@@ -392,7 +400,7 @@ def top_labels(layer: nn.Module, x: Tensor, k: int, *, chunk: int | None = None)
 
     Raises ValueError if k is not in 1..L, and for scores that are NaN or infinite.
     """
-    n_labels = len(layer.weight)
+    n_labels = layer.out_features
     if not 1 <= k <= n_labels:
         raise ValueError(f"k must be in 1..{n_labels}, the number of labels; got {k}")
     x = _checked(layer, x, *(torch.empty(0, dtype=torch.int64, device=x.device),) * 2, "bce")

@@ -8,7 +8,7 @@ are a matter of batch and labels, the same for every kind of output layer, and g
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,20 +23,25 @@ def index_bytes(width: int) -> int:
 
 
 def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2, gradients: bool = True,
-          dtype: str = "float32") -> dict[str, int]:
+          dtype: str = "float32", group_size: int = 1, head: int = 0) -> dict[str, int]:
     """Bytes of an output layer in training by part: "weights", "biases", "indices", "gradients", "moments".
 
     `kind` is "dense", "sparse" or "bottleneck"; `size` is the fan-in of a sparse layer or the width of a bottleneck;
     `moments` is 2 for Adam, 1 for SGD with momentum, 0 for plain SGD. `gradients=False` is an update in place: no
     gradient of the weights and biases that belong to labels is ever held. `dtype` is that of these weights; biases,
-    gradients and moments are float32. Raises ValueError for a kind or dtype that is not known.
+    gradients and moments are float32. In a sparse layer `group_size` labels share a row of indices (to know which takes
+    8 bytes a label), and `head` labels are dense (4 bytes a label to know which). Raises ValueError for a kind or dtype
+    that is not known.
     """
     if dtype not in WEIGHT_BYTES:
         raise ValueError(f"dtype={dtype!r}; choose one of {', '.join(map(repr, WEIGHT_BYTES))}")
     if kind == "dense":
         weights, biases, indices, narrow = n_labels * width, n_labels, 0, 0
     elif kind == "sparse":
-        weights, biases, indices, narrow = n_labels * size, n_labels, n_labels * size * index_bytes(width), 0
+        tail, biases, narrow = n_labels - head, n_labels, 0
+        weights = head * width + tail * size
+        indices = -(-tail // group_size) * size * index_bytes(width)
+        indices += 8 * tail * (group_size > 1) + 4 * n_labels * (head > 0)
     elif kind == "bottleneck":
         weights, biases, indices, narrow = n_labels * size, n_labels, 0, size * (width + 1)
     else:
@@ -46,10 +51,9 @@ def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int =
             "gradients": (numbers * gradients + narrow) * BYTES, "moments": (numbers + narrow) * moments * BYTES}
 
 
-def predicted(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2, gradients: bool = True,
-              dtype: str = "float32") -> int:
-    """Bytes of an output layer in training, all of its `parts` together."""
-    return sum(parts(kind, width, n_labels, size, moments=moments, gradients=gradients, dtype=dtype).values())
+def predicted(kind: str, width: int, n_labels: int, size: int = 0, **options: Any) -> int:
+    """Bytes of an output layer in training, all of its `parts` together; the options are those of `parts`."""
+    return sum(parts(kind, width, n_labels, size, **options).values())
 
 
 def bottleneck_width(width: int, n_labels: int, fan_in: int) -> int:

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from .corpora import Corpus
 from .encoders import Encoder, build_encoder, linear
-from .layers import FixedFanIn
+from .grouping import group_order, head_labels
+from .layers import FixedFanIn, GroupedFixedFanIn, HeadTail
 from .memory import bottleneck_width
 from .recipe import Recipe
 from .rounding import DTYPES, round_to
@@ -67,10 +68,12 @@ class Classifier(nn.Module):
                 self.intermediate.append(nn.ReLU())
             width = recipe.intermediate
         self.width = width  # of what the output layer reads
-        self.output = build_output(width, corpus.n_labels, recipe, generator[4])
-        with torch.no_grad():
-            self.label_layer.bias.copy_(first_bias(corpus, recipe))
-            weight = self.label_layer.weight  # drawn in float32, whatever it is held in
+        self.output = build_output(width, corpus, recipe, generator[4])
+        bias, layer = first_bias(corpus, recipe), self.label_layer
+        head, tail = layer.labels() if isinstance(layer, HeadTail) else (None, None)
+        for part, labels in ((layer, slice(None)),) if head is None else ((layer.head, head), (layer.tail, tail)):
+            part.bias.data.copy_(bias[labels])
+            weight = part.weight  # drawn in float32, whatever it is held in
             weight.data = round_to(weight.data, DTYPES[recipe.output_dtype])
 
     def add_auxiliary(self, n_clusters: int) -> nn.Linear:
@@ -95,15 +98,41 @@ class Classifier(nn.Module):
         """The layer that has a row of weights for each label: the output layer, or the last part of a bottleneck."""
         return self.output[-1] if isinstance(self.output, nn.Sequential) else self.output
 
+    @property
+    def sparse_layer(self) -> FixedFanIn | GroupedFixedFanIn | None:
+        """The layer that can be rewired: the output layer, or its tail beside a dense head; None if there is none."""
+        layer = self.output.tail if isinstance(self.output, HeadTail) else self.output
+        return layer if isinstance(layer, (FixedFanIn, GroupedFixedFanIn)) else None
 
-def build_output(width: int, n_labels: int, recipe: Recipe, generator: torch.Generator) -> nn.Module:
+    def rows_of_labels(self) -> Tensor | None:
+        """The row [L] of the sparse layer's indices that each label reads, -1 for none; None if each has its own."""
+        if isinstance(self.output, HeadTail):
+            return self.output.rows_of_labels()
+        return self.output.group_of_label if isinstance(self.output, GroupedFixedFanIn) else None
+
+
+def build_output(width: int, corpus: Corpus, recipe: Recipe, generator: torch.Generator) -> nn.Module:
     """The output layer [B, width] -> [B, L] of a recipe. Raises ValueError if `fan_in` exceeds the width."""
+    n_labels = corpus.n_labels
     if recipe.output == "sparse":
-        return FixedFanIn(width, n_labels, recipe.fan_in, generator=generator)
+        head = head_labels(corpus, recipe.head_share)
+        tail = np.setdiff1d(np.arange(n_labels), head)
+        order = group_order(corpus, recipe, tail) if recipe.group_size > 1 else None
+        sparse = build_sparse(width, len(tail), recipe, order, generator)
+        return HeadTail(linear(width, len(head), generator), sparse, torch.from_numpy(head)) if len(head) else sparse
     if recipe.output == "dense":
         return linear(width, n_labels, generator)
     rank = recipe.bottleneck_width or bottleneck_width(width, n_labels, recipe.fan_in)
     return nn.Sequential(linear(width, rank, generator), linear(rank, n_labels, generator))
+
+
+def build_sparse(width: int, n_labels: int, recipe: Recipe, order: np.ndarray | None, generator: torch.Generator
+                 ) -> FixedFanIn | GroupedFixedFanIn:
+    """The sparse layer of a recipe, in groups if `order` [L] says which labels make them."""
+    if order is None:
+        return FixedFanIn(width, n_labels, recipe.fan_in, generator=generator)
+    return GroupedFixedFanIn(width, n_labels, recipe.fan_in, recipe.group_size, order=torch.from_numpy(order),
+                             generator=generator)
 
 
 def first_bias(corpus: Corpus, recipe: Recipe) -> Tensor:

@@ -17,6 +17,7 @@ _CHOICES = {
     "intermediate_activation": ("relu", "none"),
     "bias_init": ("prior", "zero"),
     "output": ("sparse", "dense", "bottleneck"),
+    "grouping": ("clusters", "frequency", "random"),
     "growth_mode": ("random", "gradient"),
     "prune_mode": ("fraction", "threshold"),
     "rewire_schedule": ("cosine", "constant"),
@@ -32,8 +33,9 @@ _CHOICES = {
     "output_dtype": ("float32", "bfloat16", "float8_e4m3fn"),
     "rounding": ("nearest", "stochastic"),
 }
-_SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff", "momentum")
-_POSITIVE = ("hidden", "max_tokens", "fan_in", "aux_clusters", "batch_size", "epochs", "loss_interval")
+_SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff", "momentum",
+           "head_share")
+_POSITIVE = ("hidden", "max_tokens", "fan_in", "group_size", "aux_clusters", "batch_size", "epochs", "loss_interval")
 _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire_interval", "encoder_lr", "output_lr",
                  "intermediate_lr", "aux_lr", "lr_factor", "encoder_weight_decay", "output_weight_decay", "warmup",
                  "eval_interval", "eval_documents", "checkpoint_interval", "probe_interval")
@@ -65,6 +67,12 @@ class Recipe:
     fan_in: int = 8
     bias_init: str = "prior"  # each label starts out as likely as it is frequent; "zero": as likely as not
     bottleneck_width: int = 0
+
+    # After the paper (HASTE): labels that share their indices in groups, and the most frequent ones, which hold this
+    # share of the assignments, in a dense layer of their own.
+    group_size: int = 1
+    grouping: str = "clusters"  # "frequency", "random": see `grouping.group_order`
+    head_share: float = 0.0
 
     # Rewiring; an interval of 0 means never (static sparse).
     growth_mode: str = "random"  # "random" is SET, "gradient" is RigL
@@ -140,6 +148,9 @@ class Recipe:
         if unknown:
             raise ValueError(f"Recipe: probes={self.probes!r} names {', '.join(map(repr, sorted(unknown)))}; give some "
                              f"of {', '.join(PROBES)}, with commas between them")
+        if self.output != "sparse" and (self.group_size > 1 or self.head_share > 0):
+            raise ValueError(f"Recipe: group_size={self.group_size} and head_share={self.head_share} are about a "
+                             f"sparse output layer; output is {self.output!r}")
         self._check_memory_options()
 
     def _check_memory_options(self) -> None:
@@ -226,6 +237,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "RigL": dict(growth_mode="gradient", aux_weight=0.0),
     "SET + intermediate": dict(intermediate=2048, aux_weight=0.0),
     "SET + auxiliary": dict(),
+    # After HASTE.
+    "grouped SET": dict(group_size=16, aux_weight=0.0),
+    "grouped SET + head": dict(group_size=16, head_share=0.3, aux_weight=0.0),
     # After ELMO: weights in bfloat16 and nothing beside them, plain SGD in place with stochastic rounding.
     "dense, low precision": dict(output="dense", aux_weight=0.0, output_dtype="bfloat16", rounding="stochastic",
                                  output_update="in_place", output_optimizer="sgd", momentum=0.0, output_lr=8.0),

@@ -19,7 +19,7 @@ from .auxiliary import label_clusters
 from .checkpoints import State
 from .corpora import Corpus
 from .encoders import Documents
-from .layers import FixedFanIn
+from .layers import HeadTail
 from .logit_free import compute_dtype, logit_gradient, loss_by_chunks, step_in_place, top_labels
 from .metrics import Evaluator
 from .model import LOSSES, Classifier
@@ -77,18 +77,19 @@ class Run:
         self._base_lr = [[g["lr"] for g in o.param_groups] for o in self.optimizers]
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # of the documents, in the epoch given first
         self._cluster_labels: csr_array | None = None  # [N, C], made when the auxiliary objective first needs it
-        self.rewirer = self._new_rewirer() if isinstance(self.model.output, FixedFanIn) else None
+        self.rewirer = None if self.model.sparse_layer is None else self._new_rewirer()
         self.step_number = 0
         self.last_metrics: dict[str, float] = {}
         self.trace = TraceWriter(out, corpus, recipe, self.steps, self.model.width, device=self.device.type,
                                  threads=torch.get_num_threads(), branched_from=branched_from)
         self.probes = self._probes()
         if self.rewirer is not None:
-            first = self.model.output.indices.cpu().numpy().copy()
-            self._record_connectivity(0, indices=first)
+            first, rows = self.model.sparse_layer.indices.cpu().numpy().copy(), self.model.rows_of_labels()
+            shared = {} if rows is None else {"groups": rows.cpu().numpy().astype(np.int32)}
+            self._record_connectivity(0, indices=first, **shared)
             direct = recipe.encoder == "features" and not recipe.intermediate  # the layer reads the corpus's features
             self.connections = ConnectionProbe(first, self.model.width, corpus.bins().of_label,
-                                               corpus.support if direct else None)
+                                               corpus.support if direct else None, shared.get("groups"))
 
     # --- one step
 
@@ -156,7 +157,9 @@ class Run:
             return float(main.detach()), [(share * main, None)]
         if self.rewirer is not None and self.rewirer.wants_batch:
             seen = x.detach().to(compute_dtype(layer))
-            self.rewirer.watch(seen, partial(logit_gradient, layer, seen, rows=rows, columns=columns, loss=recipe.loss))
+            part = layer.split(rows, columns)[1] if isinstance(layer, HeadTail) else (layer, rows, columns)
+            self.rewirer.watch(seen, partial(logit_gradient, part[0], seen, rows=part[1], columns=part[2],
+                                             loss=recipe.loss))
         wanted = number % recipe.loss_interval == 0 or number in (1, self.steps)
         if recipe.output_update == "optimizer":
             main = loss_by_chunks(layer, x, rows, columns, loss=recipe.loss, want_loss=wanted)
@@ -195,9 +198,14 @@ class Run:
                            **self.connections.rewired(event.step, slots, new))
 
     def _record_connectivity(self, step: int, **arrays: np.ndarray) -> int:
-        weight = self.model.output.weight.detach()
-        due = self.trace.wants_weights(step, weight.numel())
-        return self.trace.log_connectivity(step, weight=weight.float().cpu().numpy() if due else None, **arrays)
+        weight = self.model.sparse_layer.weight.detach()
+        if not self.trace.wants_weights(step, weight.numel()):
+            return self.trace.log_connectivity(step, **arrays)
+        weight = weight.float().cpu().numpy()
+        if isinstance(self.model.output, HeadTail):  # labels of the head have no slots: their weights are given as 0
+            of_tail, weight = weight, np.zeros((self.corpus.n_labels, weight.shape[1]), np.float32)
+            weight[self.model.output.labels()[1].cpu().numpy()] = of_tail
+        return self.trace.log_connectivity(step, weight=weight, **arrays)
 
     def batch_rows(self, number: int) -> np.ndarray:
         """The training documents of a step: a function of the seed alone, whatever else the recipe says."""
@@ -304,7 +312,7 @@ class Run:
 
     def _new_rewirer(self) -> Rewirer:
         r = self.recipe
-        return Rewirer(self.model.output, self._output_optimizer, mode=r.prune_mode, schedule=r.rewire_schedule,
+        return Rewirer(self.model.sparse_layer, self._output_optimizer, mode=r.prune_mode, schedule=r.rewire_schedule,
                        init=r.init_mode, reset_moments=r.reset_moments, seed=r.seed, **self._live_rewiring())
 
     def _live_rewiring(self) -> dict[str, Any]:

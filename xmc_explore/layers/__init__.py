@@ -3,6 +3,7 @@
 from .backends import backends
 from .fixed_fan_in import FixedFanIn
 from .grouped import GroupedFixedFanIn, grouped_fixed_fan_in
+from .head_tail import HeadTail
 from .op import fixed_fan_in
 
-__all__ = ["FixedFanIn", "GroupedFixedFanIn", "backends", "fixed_fan_in", "grouped_fixed_fan_in"]
+__all__ = ["FixedFanIn", "GroupedFixedFanIn", "HeadTail", "backends", "fixed_fan_in", "grouped_fixed_fan_in"]

@@ -175,6 +175,12 @@ class GroupedFixedFanIn(nn.Module):
         """What some labels read, [n, K]: the rows of their groups."""
         return self.indices[self.group_of_label[labels].long()]
 
+    def labels_of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """The labels [m] of some groups [n], and for each of them which of these groups, 0..n-1, is its own."""
+        places = groups.long().unsqueeze(1) * self.group_size + torch.arange(self.group_size, device=groups.device)
+        there = places < self.out_features  # the last group may be smaller
+        return self.order[places[there]].long(), there.nonzero()[:, 0]
+
     @torch.no_grad()
     def to_dense(self) -> Tensor:
         """The same weights as a dense [L, D] matrix: for tests and small pictures only."""

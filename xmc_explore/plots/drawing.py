@@ -36,10 +36,11 @@ class Run(NamedTuple):
 
 
 def method_of(recipe: Recipe) -> str:
-    """What the method of a recipe is called: "dense", "bottleneck", "static", "SET", "RigL", with what is added."""
+    """What the method of a recipe is called: "dense", "bottleneck", "static", "SET", "grouped SET + head", ..."""
     name = recipe.output
     if name == "sparse":
         name = {"random": "SET", "gradient": "RigL"}[recipe.growth_mode] if recipe.rewires else "static"
+        name = "grouped " * (recipe.group_size > 1) + name + " + head" * (recipe.head_share > 0)
     return (name + " + intermediate" * bool(recipe.intermediate) + " + auxiliary" * bool(recipe.aux_weight)
             + ", low precision" * (recipe.output_dtype != "float32"))
 

@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..layers import FixedFanIn
+from ..layers import FixedFanIn, GroupedFixedFanIn
 from ..layers.fixed_fan_in import SCORE_ELEMENTS
 from .scores import DROP_SCORES, GROW_SCORES, Candidates, DropScore, GrowScore
 
 
 @dataclass(frozen=True)
 class RewireEvent:
-    """What one rewire did: at `step`, the slots at flat positions `slots` of [L, K] moved from `old` to `new`."""
+    """What one rewire did: at `step`, the slots at flat positions `slots` of [L, K] moved from `old` to `new`.
+
+    In a layer whose labels share indices they are those of its groups, [n_groups, K].
+    """
 
     step: int
     slots: Tensor
@@ -27,7 +30,7 @@ class RewireEvent:
 
 
 class Rewirer:
-    """Dynamic sparse training of one `FixedFanIn` layer; call `step()` after each optimizer step.
+    """Dynamic sparse training of one sparse layer; call `step()` after each optimizer step.
 
     Every `interval` steps, up to and including step `end` (None: for ever), it drops slots by the lowest `drop` score
     and grows as many in the same rows by the highest `grow` score among the features that the row does not read.
@@ -37,12 +40,14 @@ class Rewirer:
     Grown weights start at zero (`init="uniform"`: like new ones), and the optimizer's moments of replaced slots are set
     to zero unless `reset_moments=False` (the official code keeps them).
     `drop` and `grow` are names ("magnitude"; "random" is SET, "gradient" is RigL) or functions, see `scores`.
+    In a `GroupedFixedFanIn` a group drops and grows as one: by the mean of its labels' drop scores (as HASTE's code
+    does) and the sum of their grow scores; weights and moments are set to zero for all of its labels.
     Attributes `interval`, `fraction`, `threshold`, `grow`, `end` may be changed between steps; `requested = True` makes
     the next step rewire whatever the interval says.
     Raises ValueError for an option that cannot be, RuntimeError if RigL is asked to rewire before it saw a batch.
     """
 
-    def __init__(self, layer: FixedFanIn, optimizer: torch.optim.Optimizer | None = None, *,
+    def __init__(self, layer: FixedFanIn | GroupedFixedFanIn, optimizer: torch.optim.Optimizer | None = None, *,
                  drop: str | DropScore = "magnitude", grow: str | GrowScore = "random", interval: int = 100,
                  fraction: float = 0.3, threshold: float = 0.01, mode: str = "fraction", schedule: str = "cosine",
                  end: int | None = None, init: str = "zero", reset_moments: bool = True, seed: int = 0):
@@ -101,9 +106,13 @@ class Rewirer:
         dropped = self._choose()
         slots = dropped.flatten().nonzero().squeeze(1)
         old = indices.flatten()[slots]
+        churn = len(slots) / dropped.numel()
         rows = dropped.any(1).nonzero().squeeze(1)
-        for chunk in rows.split(max(1, SCORE_ELEMENTS // layer.in_features)) if len(rows) else ():
+        size = getattr(layer, "group_size", 1) * layer.in_features
+        for chunk in rows.split(max(1, SCORE_ELEMENTS // size)) if len(rows) else ():
             indices[chunk] = self._regrow(chunk, dropped[chunk])
+        if self._group is not None:
+            dropped = dropped[self._group]  # [L, K], as the weights are
         weight = layer.weight.float() if layer.weight.element_size() < 4 else layer.weight  # float8 cannot be masked
         if self.init == "zero":
             layer.weight.copy_(weight.masked_fill_(dropped, 0))
@@ -116,14 +125,17 @@ class Rewirer:
                 if torch.is_tensor(moment) and moment.shape == layer.weight.shape:
                     moment.masked_fill_(dropped, 0)
         self._x = self._grad = None
-        return RewireEvent(self.steps, slots, old, indices.flatten()[slots], len(slots) / dropped.numel())
+        return RewireEvent(self.steps, slots, old, indices.flatten()[slots], churn)
 
     def _choose(self) -> Tensor:
-        """The slots to drop, as a mask [L, K]."""
+        """The slots to drop, as a mask of the shape of the indices."""
         score = self.drop(self.layer)
         if score.shape != self.layer.weight.shape or score.isnan().any():
             raise ValueError(f"a drop score must be numbers of shape [L, K] = {list(self.layer.weight.shape)}; got "
                              f"{list(score.shape)} with {int(score.isnan().sum())} NaN")
+        if self._group is not None:
+            total = score.new_zeros(self.layer.indices.shape).index_add_(0, self._group, score)
+            score = total / torch.bincount(self._group, minlength=len(total)).unsqueeze(1)
         if self.mode == "threshold":
             dropped = score < self.threshold * self.anneal()
         else:
@@ -146,16 +158,25 @@ class Rewirer:
         if getattr(self.grow, "needs_batch", False) and self._grad is None:
             raise RuntimeError("this grow score looks at a batch, and none was seen: rewire through step(), or run a "
                                "forward and backward pass on the step that is due")
-        grad = None if self._grad is None else self._grad(rows)
-        score = self.grow(Candidates(self.layer, rows, self.generator, self._x, grad))
-        if score.shape != (len(rows), self.layer.in_features) or not score.isfinite().all():
+        labels, of_row = (rows, None) if self._group is None else self.layer.labels_of(rows)
+        grad = None if self._grad is None else self._grad(labels)
+        score = self.grow(Candidates(self.layer, labels, self.generator, self._x, grad))
+        if score.shape != (len(labels), self.layer.in_features) or not score.isfinite().all():
             raise ValueError(f"a grow score must be finite numbers of shape [n, D] = "
-                             f"{[len(rows), self.layer.in_features]}; got {list(score.shape)} with "
+                             f"{[len(labels), self.layer.in_features]}; got {list(score.shape)} with "
                              f"{int((~score.isfinite()).sum())} that are not finite")
+        if of_row is not None:
+            score = score.new_zeros(len(rows), score.shape[1]).index_add_(0, of_row, score)
         score.scatter_(1, present, -torch.inf)  # neither what is there nor what was just dropped can be grown
         best = score.topk(int(dropped.sum(1).max()), dim=1).indices
         place = (dropped.cumsum(1) - 1).clamp_min(0)  # the first dropped slot takes the best candidate, and so on
         return torch.where(dropped, best.gather(1, place), present).to(self.layer.indices.dtype)
+
+    @property
+    def _group(self) -> Tensor | None:
+        """The row [L] of the indices that each label reads, where it is not a row of its own."""
+        group = getattr(self.layer, "group_of_label", None)
+        return None if group is None else group.long()
 
     @property
     def wants_batch(self) -> bool:
@@ -170,7 +191,7 @@ class Rewirer:
         """
         self._x, self._grad = x.detach(), gradient
 
-    def _look(self, layer: FixedFanIn, inputs: tuple[Tensor], output: Tensor) -> None:
+    def _look(self, layer: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         """Keep x and the gradient of y for a score that needs them, on the steps that rewire and no others."""
         if self.wants_batch and layer.training and output.requires_grad:
             self._x = inputs[0].detach().reshape(-1, layer.in_features)

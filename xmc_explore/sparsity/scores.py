@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..layers import FixedFanIn
+from ..layers import FixedFanIn, GroupedFixedFanIn
 
 DRAWN_AT_ONCE = 1 << 20  # indices that new ones are compared with
 
@@ -21,22 +21,24 @@ DRAWN_AT_ONCE = 1 << 20  # indices that new ones are compared with
 class Candidates:
     """What a grow score may look at: the layer, the labels `rows` [n] in question, and the last training batch.
 
+    Of a layer whose labels share indices they are the labels of some groups; the rewirer adds up their scores.
+
     `x` [B, D] is the layer's input and `grad` [B, n] the gradient of the loss with respect to the output of these
     labels; both are there only for a score with the attribute `needs_batch = True`, and None for others.
     """
 
-    layer: FixedFanIn
+    layer: FixedFanIn | GroupedFixedFanIn
     rows: Tensor
     generator: torch.Generator
     x: Tensor | None = None
     grad: Tensor | None = None
 
 
-DropScore = Callable[[FixedFanIn], Tensor]
+DropScore = Callable[[FixedFanIn | GroupedFixedFanIn], Tensor]
 GrowScore = Callable[[Candidates], Tensor]
 
 
-def magnitude(layer: FixedFanIn) -> Tensor:
+def magnitude(layer: FixedFanIn | GroupedFixedFanIn) -> Tensor:
     """|weight| [L, K]: the connections that matter least go first."""
     weight = layer.weight
     return (weight.float() if weight.element_size() < 2 else weight).abs()  # float8 has no `abs`
