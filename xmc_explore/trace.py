@@ -1,7 +1,7 @@
 """`Trace`: the record of a run, a folder that survives a killed kernel.
 
     run.json            recipe, seed, versions, corpus (name, fingerprint, sizes), width D; written first
-    labels.json         label names and training frequencies
+    labels.json         label names and training frequencies; the true support of each label, of a planted corpus
     events.jsonl        one JSON object a line, appended as the run goes, of a kind: "step", "eval", "rewire", "probe",
                         "change", "end"; zipped to events.jsonl.gz when the run ends
     of_labels.npz       what the last evaluation found for each label
@@ -72,7 +72,9 @@ class TraceWriter:
             **about,
         }
         names = corpus.label_names if corpus.n_labels <= MAX_NAMES else None
-        _write_json(self.folder / "labels.json", {"names": names, "frequency": corpus.label_frequency.tolist()})
+        support = None if corpus.support is None else corpus.support.tolist()
+        _write_json(self.folder / "labels.json", {"names": names, "frequency": corpus.label_frequency.tolist(),
+                                                  "support": support})
         _write_json(self.folder / "run.json", self.header)
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.frames: list[dict[str, Any]] = []
@@ -222,6 +224,12 @@ class Trace:
     def label_names(self) -> list[str]:
         names = self._labels()["names"]
         return [f"label {i}" for i in range(len(self.label_frequency))] if names is None else names
+
+    @property
+    def support(self) -> np.ndarray | None:
+        """The features [L, S] that truly decide each label, where the corpus is a planted one."""
+        support = self._labels().get("support")
+        return None if support is None else np.asarray(support)
 
     def bins(self, edges: tuple[float, float] = (0.5, 0.8)) -> LabelBins:
         return label_bins(self.label_frequency, edges)
