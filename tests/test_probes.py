@@ -263,8 +263,9 @@ def test_every_connection_has_a_birth_and_a_death(trace):
 
 def test_survival_by_hand():
     # In the head: deaths at ages 10 and 20, and one still alive at the end at age 20. In the tail: nothing.
-    found = probes.survival(probes.Lives(*map(np.array, ([0, 0, 0, 1], [10, 10, 20, 0], [20, 30, -1, 5]))), 40,
-                            np.array([0, 1]))
+    # And one was grown by the last rewire: it was never at risk.
+    lives = [0, 0, 0, 0, 1], [10, 10, 20, 40, 0], [20, 30, -1, -1, 5]
+    found = probes.survival(probes.Lives(*map(np.array, lives)), 40, np.array([0, 1]))
     assert set(found) == {"head"}
     ages, share = found["head"]
     assert ages.tolist() == [0, 10, 20] and share == pytest.approx([1, 2 / 3, 2 / 3 * 1 / 2])

@@ -328,7 +328,8 @@ def survival(lives: Lives, end: int, of_label: np.ndarray, grown: bool = True
         died = np.bincount(at, weights=lives.died[mine] >= 0)
         reached = len(at) - np.concatenate([[0], np.cumsum(np.bincount(at))[:-1]])
         share = np.cumprod(1 - died / reached)
-        found[name] = np.concatenate([[0], ages]), np.concatenate([[1.0], share])
+        later = ages > 0  # at age 0, that of a connection grown by the last rewire, nothing has died
+        found[name] = np.concatenate([[0], ages[later]]), np.concatenate([[1.0], share[later]])
     return found
 
 
