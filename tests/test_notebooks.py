@@ -21,6 +21,7 @@ FAST = {  # a line a notebook, at most 30 seconds each
     "00_start_here": dict(steps=200),
     "01_the_long_tail": dict(steps=60),
     "03_fixed_fan_in": dict(n_labels=2000, repeats=1, demo_labels=20_000),
+    "04_a_triton_kernel": dict(),
     "07_gradient_flow_and_the_auxiliary_objective": dict(steps=40, live_steps=12, lab_steps=100),
     "09_your_own_data": dict(steps=30, transformer_steps=4, seeds=[0]),
 }
@@ -28,6 +29,7 @@ FIGURES = {  # at least so many
     "00": 6,
     "01": 5,
     "03": 2,
+    "04": 4,
     "07": 10,
     "09": 7,
 }
@@ -160,6 +162,17 @@ def ranges_03(notebook: nbformat.NotebookNode, text: str) -> None:
     assert "20,000 labels, every one scored and updated" in text
 
 
+def ranges_04(notebook: nbformat.NotebookNode, text: str) -> None:
+    assert value(notebook, "{'cells of the tile'") == {"cells of the tile": 1024, "cells that exist": 48,
+                                                       "numbers that program (2, 1) stored": 48}
+    assert value(notebook, "{'x as [D, B]'") == {"x as [D, B]": "1 lines", "x as [B, D]": "32 lines"}
+    meet = value(notebook, "{'atomic additions a number'")
+    assert list(meet.values()) == [11.7, 1.0]  # 70 labels of 4 connections over 24 features
+    assert "it is **44.8 kB**" in "\n".join(outputs(notebook, "text/markdown")) or "No prediction yet" in "\n".join(
+        outputs(notebook, "text/markdown"))
+    assert ("documents from 32 on are missing and 35,840 bytes" in text) or "Triton is not installed here" in text
+
+
 def ranges_07(notebook: nbformat.NotebookNode, text: str) -> None:
     assert "12 of 100 steps" in text  # the laboratory's trace
     verdicts = next(h for h in outputs(notebook, "text/html") if "xmc-verdicts" in h)
@@ -183,6 +196,7 @@ RANGES = {
     "00": ranges_00,
     "01": ranges_01,
     "03": ranges_03,
+    "04": ranges_04,
     "07": ranges_07,
     "09": ranges_09,
 }

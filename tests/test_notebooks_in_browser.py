@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CONTROLS = {
     "button": ".jp-OutputArea-output button:not(.modebar-btn)",
     "slider": ".jp-OutputArea-output .noUi-handle, .jp-OutputArea-output input[type=range]",
+    "steps": ".jp-OutputArea-output .slider-rail-touch-rect",
     "choice": ".jp-OutputArea-output select",
     "tick": ".jp-OutputArea-output input[type=checkbox]",
     "words": ".jp-OutputArea-output input[type=text], .jp-OutputArea-output textarea",
@@ -28,6 +29,7 @@ LEAST = {  # what must have been there at the least: a driver that finds nothing
     "00": {"fold": 6, "figure": 6},
     "01": {"fold": 9, "figure": 4},
     "03": {"fold": 6, "figure": 2},
+    "04": {"fold": 16, "steps": 2, "figure": 4},
     "07": {"button": 5, "slider": 5, "fold": 12, "canvas": 1, "figure": 9},
     "09": {"fold": 9, "figure": 6},
 }
@@ -52,7 +54,7 @@ def operate(opened: Opened, kind: str, control: ElementHandle) -> bool:
             return False
         control.scroll_into_view_if_needed(timeout=5000)
         match kind:
-            case "button" | "tick" | "fold":
+            case "button" | "tick" | "fold" | "steps":
                 control.click(timeout=5000)
             case "slider":
                 control.focus()
