@@ -1,133 +1,839 @@
-// Draws which features each label reads: rows are labels, columns are features, colour is age.
-// The model's `pixels` hold one byte a cell: 0 nothing, 1 there from the start, ..., 255 born at the last rewire.
+// Draws which features each label reads: rows are labels, columns are features.
+// canvas.py says how a message is made; what is in sight, pointed at and lit up is decided here, without the kernel.
 
-const OLD = [128, 128, 128, 0.75];
-const NEW = [204, 80, 160, 1];
-const NEWBORN = 255;
-const GAP = 6; // CSS pixels between bands; lab.css has the same
-const DOT = 2; // least width and height of a connection
 const FLASH = 900; // milliseconds
+const ROW = 16, COLUMN = 16; // CSS pixels of a row and of a column at most: no closer than this
+const NAMED = 12; // CSS pixels from which on rows have their names beside them
+const PLAY = 125; // milliseconds from one frame to the next, at least
+const FULL = [0, 1, 0, 1];
+const TYPES = { int8: Int8Array, uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, uint32: Uint32Array };
+const KEYS = [
+  ["← →", "one frame back, one on"], ["Home End", "first frame, last frame"], ["Space", "play or pause"],
+  ["↑ ↓", "point at the label above, below"], ["Enter, click", "pin the label, or let it go"],
+  ["Esc", "let go of the label, then of the bin"], ["+ −, wheel", "closer, farther"], ["0", "everything"],
+  ["Shift + arrows, drag", "move what is in sight"], ["1 2 3, Shift + drag", "head, torso or tail alone"],
+  ["C", "next colouring"], ["O", "next order of the rows"], ["B", "bands of equal height, or by number of labels"],
+  ["?", "this list"],
+];
+const ORDERS = { frequency: "by frequency", cluster: "by cluster", "in-degree": "by in-degree" };
+const COLORS = { age: "age", weight: "weight", change: "born, died" };
+const TIPS = {
+  frequency: "In each bin the most frequent label is on top",
+  cluster: "In each bin, labels that read the same features stand together",
+  "in-degree": "Features that most labels read are on the left, labels that read such features on top of their bin",
+};
 
-const PALETTE = Array.from({ length: 256 }, (_, value) => {
-  const mix = OLD.map((old, i) => old + ((NEW[i] - old) * value) / NEWBORN);
-  return `rgba(${mix.slice(0, 3).map(Math.round).join(",")},${mix[3].toFixed(3)})`;
-});
-
-function add(parent, tag, name) {
+function add(parent, tag, name, attributes = {}) {
   const node = document.createElement(tag);
   node.className = name;
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   parent.append(node);
   return node;
 }
 
+const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
+const count = (n) => n.toLocaleString("en");
+
+// --- what the kernel has sent
+
+function unpack(view) {
+  const size = view.getUint32(0, true);
+  const message = JSON.parse(new TextDecoder().decode(new Uint8Array(view.buffer, view.byteOffset + 4, size)));
+  let at = 4 + size;
+  for (const [name, type, length] of message.arrays) {
+    at += (8 - (at % 8)) % 8;
+    const start = view.byteOffset + at;
+    message[name] = new TYPES[type](view.buffer.slice(start, start + length * TYPES[type].BYTES_PER_ELEMENT));
+    at += message[name].byteLength;
+  }
+  return message;
+}
+
+// The picture after a message; null if the message builds on one that this view has not seen.
+function after(picture, message) {
+  if (message.base === null) return message;
+  if (picture?.seq !== message.base) return null;
+  const { features, values } = picture;
+  const same = message.values.length === 1;
+  let next = 0;
+  const put = (slot) => {
+    features[slot] = message.features[next];
+    values[slot] = message.values[same ? 0 : next];
+    next += 1;
+  };
+  if (message.slots) message.slots.forEach(put);
+  else if (!message.mask) features.forEach((_, slot) => put(slot));
+  else {
+    message.mask.forEach((byte, i) => {
+      for (let bit = 0; byte >> bit; bit++) if ((byte >> bit) & 1) put(8 * i + bit);
+    });
+  }
+  const { weight = picture.weight, largest = picture.largest } = message;
+  return { ...picture, ...message, features, values, weight, largest,
+    labels: picture.labels, places: picture.places, columns: picture.columns, frequency: picture.frequency,
+    dead_row: message.dead_row, dead_feature: message.dead_feature };
+}
+
+// --- colours: a palette is [red, green, blue, opacity] for each of 256 levels, and what is drawn over what
+
+const mix = (a, b, share) => a.map((x, i) => x + (b[i] - x) * share);
+
+function palettes(dark) {
+  const old = dark ? [150, 150, 150, 0.7] : [128, 128, 128, 0.75], fresh = dark ? [240, 110, 195, 1] : [204, 60, 150, 1];
+  const minus = dark ? [120, 200, 60, 1] : [60, 130, 20, 1], gone = dark ? [90, 190, 230, 1] : [0, 110, 160, 1];
+  const faint = dark ? [150, 150, 150, 0.5] : [128, 128, 128, 0.45];
+  const only = dark ? [[86, 180, 233, 1], [240, 180, 60, 1]] : [[20, 120, 190, 1], [190, 130, 0, 1]];
+  const levels = Array.from({ length: 256 }, (_, level) => level);
+  return {
+    age: { colors: levels.map((v) => mix(old, fresh, v / 255)), rank: (v) => v },
+    weight: {
+      colors: levels.map((v) => mix(faint, v < 128 ? minus : fresh, Math.sqrt(Math.abs(v - 128) / 127))),
+      rank: (v) => 1 + Math.abs(v - 128),
+    },
+    change: { colors: levels.map((v) => [faint, faint, gone, fresh][v] ?? faint), rank: (v) => v },
+    pair: { colors: levels.map((v) => [faint, ...only, faint][v] ?? faint), rank: (v) => (v === 3 ? 1 : 2) },
+    ink: dark ? "#fff" : "#000",
+  };
+}
+
+const css = ([r, g, b, a]) => `rgba(${Math.round(r)},${Math.round(g)},${Math.round(b)},${a.toFixed(2)})`;
+
+function isDark() { // of the page: what is rendered here may not be on it yet
+  const probe = add(document.body, "i", "");
+  probe.style.color = getComputedStyle(document.body).getPropertyValue("--jp-layout-color0").trim() || "#fff";
+  const [r, g, b] = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+  probe.remove();
+  return 0.3 * r + 0.6 * g + 0.1 * b < 128;
+}
+
 function render({ model, el }) {
+  // --- the page
   el.classList.add("xmc-connectivity");
-  const field = add(el, "div", "xmc-field");
-  const bands = add(field, "div", "xmc-bands");
-  const canvas = add(field, "canvas", "xmc-canvas");
-  canvas.setAttribute("role", "img");
-  const legend = add(el, "div", "xmc-legend");
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // or Lab takes B and C for cells
+  const main = add(el, "div", "xmc-main");
+  const tools = add(main, "div", "xmc-tools");
+  const field = add(main, "div", "xmc-field");
+  const gutter = add(field, "div", "xmc-bands");
+  const stage = add(field, "div", "xmc-stage", { tabindex: 0, role: "application",
+    "aria-roledescription": "picture to explore", "aria-label": "Connectivity; question mark lists the keys" });
+  const canvas = add(stage, "canvas", "xmc-canvas", { role: "img" });
+  const marks = add(stage, "canvas", "xmc-marks", { "aria-hidden": "true" });
+  const legend = add(main, "div", "xmc-legend");
   const axis = add(legend, "span", "xmc-axis");
   const scale = add(legend, "span", "xmc-scale");
-  scale.innerHTML = "old <i></i> new";
-  scale.title = "From connections that are there from the start to those that the last rewire made";
-  const caption = add(el, "div", "xmc-caption");
-  const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-  let frame = 0;
+  const transport = add(main, "div", "xmc-transport");
+  const words = add(main, "div", "xmc-words");
+  const caption = add(words, "div", "xmc-caption", { "aria-live": "polite" });
+  const detail = add(model.get("panel") === "side" ? el : words, "div", "xmc-detail");
+  const spoken = add(el, "div", "xmc-unseen", { "aria-live": "polite" }); // of a label reached by keyboard
+  const help = add(el, "div", "xmc-help", { role: "dialog", "aria-label": "Keys", tabindex: -1, hidden: "" });
+  el.dataset.panel = model.get("panel");
 
-  // The y of a row, in CSS pixels: rows share the height that the gaps between bands leave.
-  function rowTops(height) {
-    const counts = model.get("bands").map((band) => band.rows);
-    const total = counts.reduce((a, b) => a + b, 0);
-    const each = (height - GAP * (counts.length - 1)) / total;
-    const tops = [];
-    counts.forEach((count, band) => {
-      for (let i = 0; i < count; i++) tops.push(tops.length * each + band * GAP);
+  const choose = (name, words, tip) => {
+    const box = add(tools, "label", "");
+    box.append(tip.label);
+    const select = add(box, "select", "", { "aria-label": tip.title, title: tip.title });
+    for (const [value, text] of Object.entries(words)) add(select, "option", "", { value }).textContent = text;
+    select.addEventListener("change", () => send({ [name]: select.value }));
+    return select;
+  };
+  const button = (parent, text, title, press) => {
+    const node = add(parent, "button", "", { type: "button", title, "aria-label": title });
+    node.textContent = text;
+    node.addEventListener("click", press);
+    return node;
+  };
+  const color = choose("color", COLORS, { label: "colour ", title: "What the colour of a connection says" });
+  const order = choose("order", ORDERS, { label: "rows ", title: "Order of the rows in each bin" });
+  add(tools, "span", "xmc-between");
+  button(tools, "−", "Farther", () => zoom(0.5));
+  button(tools, "+", "Closer", () => zoom(2));
+  button(tools, "⤢", "Everything", () => look(FULL));
+  button(tools, "?", "Keys", () => toggleHelp());
+  const play = button(transport, "▶", "Play", () => send({ playing: !model.get("playing") }));
+  const slider = add(transport, "input", "", { type: "range", min: 0, step: 1, "aria-label": "Frame" });
+  const where = add(transport, "output", "");
+  help.innerHTML = "<b>Keys, while the picture has the focus</b>";
+  const list = add(help, "dl", "");
+  for (const [keys, what] of KEYS) {
+    add(list, "dt", "").textContent = keys;
+    add(list, "dd", "").textContent = what;
+  }
+  button(help, "Close", "Close the list of keys", () => toggleHelp(false));
+
+  const still = window.matchMedia("(prefers-reduced-motion: reduce)");
+  let picture = null, past = null; // what the kernel has sent: the connections, and the pinned label's history
+  let tops = new Float64Array(0), bottoms = tops; // of each row, as shares of the whole height
+  let equal = true; // bands of equal height
+  let colors = palettes(isDark());
+  let pointed = -1; // the row pointed at
+  let glowing = 0, playing = 0; // the animation under way
+
+  const send = (traits) => {
+    for (const [name, value] of Object.entries(traits)) model.set(name, value);
+    model.save_changes();
+  };
+  const later = (wait, act) => {
+    let timer = 0;
+    const start = () => (clearTimeout(timer), (timer = setTimeout(act, wait)));
+    start.stop = () => clearTimeout(timer);
+    return start;
+  };
+
+  // --- where things are. A row's place is a share of the height of everything; `view` says which part is in sight.
+
+  function edges() {
+    const bands = model.get("bands");
+    const total = bands.reduce((sum, band) => sum + band.rows, 0);
+    let row = 0, top = 0;
+    return bands.map((band) => {
+      const found = { ...band, row, top, height: equal ? 1 / bands.length : band.rows / total };
+      row += band.rows;
+      top += found.height;
+      return found;
     });
-    return { tops, each };
   }
 
-  function draw(glow = 0) {
-    const [rows, columns] = model.get("shape");
-    const { clientWidth: width, clientHeight: height } = canvas;
-    if (!rows || !width || !height) return;
-    const ratio = window.devicePixelRatio || 1;
-    canvas.width = Math.round(width * ratio);
-    canvas.height = Math.round(height * ratio);
-    const pen = canvas.getContext("2d");
-    pen.scale(ratio, ratio);
-    const pixels = model.get("pixels");
-    const { tops, each } = rowTops(height);
-    const wide = width / columns;
-    for (let row = 0; row < rows; row++) {
-      for (let column = 0; column < columns; column++) {
-        const value = pixels.getUint8(row * columns + column);
-        if (!value) continue;
-        pen.fillStyle = PALETTE[value];
-        pen.fillRect(column * wide, tops[row], Math.max(wide, DOT), Math.max(each, DOT));
-        if (glow && value === NEWBORN) {
-          pen.globalAlpha = glow * 0.6;
-          pen.fillRect(column * wide - 1.5, tops[row] - 1.5, wide + 3, each + 3);
-          pen.globalAlpha = 1;
-        }
-      }
+  function placeRows() {
+    const bands = edges();
+    const n = picture && bands.length ? picture.labels.length : 0;
+    tops = new Float64Array(n);
+    bottoms = new Float64Array(n);
+    let band = 0;
+    for (let row = 0; row < n; row++) {
+      const place = picture.places[row];
+      while (band < bands.length - 1 && place >= bands[band + 1].row) band += 1;
+      const { top, height, rows, row: first } = bands[band];
+      tops[row] = top + ((place - first) / rows) * height;
+      const next = row + 1 < n ? Math.min(picture.places[row + 1], first + rows) : first + rows;
+      bottoms[row] = top + ((next - first) / rows) * height; // a row stands for those that were left out after it
     }
   }
 
+  function rowAt(share) { // the last row whose top is above
+    let low = 0, high = tops.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (tops[middle] <= share) low = middle;
+      else high = middle - 1;
+    }
+    return tops.length ? low : -1;
+  }
+
+  const bandOf = (row) => edges().findLast((band) => band.row <= picture.places[row]);
+  const rowOf = (label) => (picture && label >= 0 ? picture.labels.indexOf(label) : -1);
+  const yOf = (share, height) => { const [top, bottom] = model.get("view"); return ((share - top) / (bottom - top)) * height; };
+  const columnOf = (feature) => picture.columns[feature];
+
+  // --- zoom and pan
+
+  const saveView = later(150, () => (model.save_changes(), askForRows()));
+
+  function look([top, bottom, left, right]) {
+    const tall = Math.min(bottom - top, 1), wide = Math.min(right - left, 1);
+    top = clamp(top, 0, 1 - tall);
+    left = clamp(left, 0, 1 - wide);
+    model.set("view", [top, top + tall, left, left + wide]);
+    saveView();
+  }
+
+  // Rows first: a row is of use only as a whole. Columns come closer when rows are as high as a row needs to be.
+  function zoom(factor, y = 0.5, x = 0.5, columnsOnly = false) {
+    if (!picture) return;
+    const [top, bottom, left, right] = model.get("view");
+    const at = top + y * (bottom - top);
+    const band = edges().findLast((b) => b.top <= at) ?? edges()[0];
+    const least = { rows: Math.min(1, (canvas.clientHeight * band.height) / (ROW * band.rows)),
+      columns: Math.min(1, canvas.clientWidth / (COLUMN * picture.width)) };
+    let tall = bottom - top, wide = right - left;
+    const closeRows = !columnsOnly && (factor > 1 ? tall > least.rows * 1.001 : wide > 0.999);
+    if (closeRows) tall = clamp(tall / factor, least.rows, 1);
+    else wide = clamp(wide / factor, least.columns, 1);
+    look([at - y * tall, at + (1 - y) * tall, left + x * (right - left - wide), left + x * (right - left - wide) + wide]);
+  }
+
+  function move(down, across) {
+    const [top, bottom, left, right] = model.get("view");
+    const dy = down * (bottom - top), dx = across * (right - left);
+    look([top + dy, bottom + dy, left + dx, right + dx]);
+  }
+
+  function askForRows() { // where rows were left out for their number, those in sight are fetched
+    const all = edges().reduce((sum, band) => sum + band.rows, 0);
+    if (!picture || picture.labels.length >= all) return;
+    const [top, bottom] = model.get("view");
+    const last = rowAt(bottom), first = rowAt(top);
+    const from = picture.places[first], to = (picture.places[last + 1] ?? all);
+    const [low, high] = model.get("window");
+    const loaded = last + 1 - first;
+    if (loaded < to - from && (from < low || to > high || (high - low) > 3 * (to - from))) {
+      const margin = Math.ceil((to - from) / 2);
+      send({ window: [Math.max(0, from - margin), Math.min(all, to + margin)] });
+    }
+  }
+
+  // --- drawing
+
+  let seen = [], best = new Uint8Array(0); // of each pixel: how many connections, and the level of the foremost
+
+  function levels() {
+    const { values, step, unit, weight, weight_step, pair } = picture;
+    if (pair) return (slot) => values[slot];
+    const now = Math.floor(step / unit);
+    switch (model.get("color")) {
+      case "weight": return weight ? (slot) => (values[slot] * unit > weight_step ? 128 : 128 + weight[slot]) : () => 128;
+      case "change": return (slot) => (step && values[slot] === now ? 3 : 1);
+      default: return (slot) => (step && values[slot] === now ? 255 : 1 + Math.floor((253 * values[slot]) / Math.max(now, 1)));
+    }
+  }
+
+  const palette = () => colors[picture.pair ? "pair" : model.get("color")];
+
+  function draw() {
+    const ratio = window.devicePixelRatio || 1;
+    const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+    if (!picture || !width || !height || !picture.labels.length) return;
+    for (const node of [canvas, marks]) {
+      if (node.width !== width || node.height !== height) [node.width, node.height] = [width, height];
+    }
+    if (best.length !== width * height) {
+      seen = new Uint16Array(width * height);
+      best = new Uint8Array(width * height);
+    } else seen.fill(0);
+    const { features, fan_in: fanIn, width: columns, dead_row: deadRow, dead_feature: deadFeature } = picture;
+    const [top, bottom, left, right] = model.get("view");
+    const [first, last] = [rowAt(top), rowAt(bottom - 1e-12)];
+    const cell = width / (columns * (right - left)); // device pixels of a column
+    // Where few connections are in sight each is drawn two CSS pixels wide, or it would be lost.
+    const crowd = ((last + 1 - first) * fanIn * (right - left) * 4 * ratio * ratio) / (width * height);
+    const least = crowd < 0.3 ? Math.round(2 * ratio) : 1;
+    const { colors: paint, rank } = palette();
+    const ranks = Uint8Array.from({ length: 256 }, (_, level) => Math.min(rank(level), 255));
+    const level = levels();
+    const change = !picture.pair && model.get("color") === "change";
+    const loud = (value) => change && value > 1; // what a rewire moved is not lost among what stayed
+    const across = new Uint16Array(width); // how many columns begin in a column of pixels
+    for (let column = 0; column < columns; column++) {
+      const x = Math.floor((column / columns - left) * cell * columns);
+      if (x >= 0 && x < width) across[x] += 1;
+    }
+    const scaleY = height / (bottom - top);
+    const gap = cell >= 6 * ratio ? 1 : 0;
+
+    const dot = (row, feature, value) => {
+      if (feature >= columns) return; // a label of a dense head reads them all
+      const x = (picture.columns[feature] / columns - left) * cell * columns;
+      if (x + cell <= 0 || x >= width) return;
+      const y = (tops[row] - top) * scaleY, tall = (bottoms[row] - tops[row]) * scaleY;
+      const size = loud(value) ? Math.max(least, Math.round(1.5 * ratio)) : least;
+      const x0 = Math.max(0, Math.floor(x)), x1 = Math.min(width, Math.max(x0 + size, Math.floor(x + cell) - gap));
+      const y0 = Math.max(0, Math.floor(y));
+      const y1 = Math.min(height, Math.max(y0 + size, Math.floor(y + tall) - (tall > 6 * ratio ? 1 : 0)));
+      for (let line = y0; line < y1; line++) {
+        for (let i = line * width + x0, end = line * width + x1; i < end; i++) {
+          if (!seen[i] || ranks[value] > ranks[best[i]]) best[i] = value;
+          seen[i] += 1;
+        }
+      }
+    };
+    if (change && deadRow) {
+      for (let i = 0; i < deadRow.length; i++) {
+        if (deadRow[i] >= first && deadRow[i] <= last) dot(deadRow[i], deadFeature[i], 2);
+      }
+    }
+    for (let row = first; row <= last; row++) {
+      for (let slot = row * fanIn, end = slot + fanIn; slot < end; slot++) dot(row, features[slot], level(slot));
+    }
+
+    const pen = canvas.getContext("2d");
+    const image = pen.createImageData(width, height);
+    const ink = new Uint32Array(image.data.buffer);
+    const rgb = paint.map(([r, g, b]) => (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r));
+    const brushed = model.get("brushed");
+    for (const band of edges()) {
+      // Of a pixel that stands for many cells, the opacity says how many of them are connected.
+      const usual = 2.5 * Math.max(1, band.rows / (band.height * scaleY)) * (fanIn / columns);
+      const dim = brushed && brushed !== band.name ? 0.18 : 1;
+      const from = clamp(Math.round((band.top - top) * scaleY), 0, height);
+      const to = clamp(Math.round((band.top + band.height - top) * scaleY), 0, height);
+      for (let i = from * width; i < to * width; i++) {
+        if (!seen[i]) continue;
+        const share = loud(best[i]) ? 1 : 0.15 + (0.85 * seen[i]) / Math.max(1, usual * across[i % width]);
+        const alpha = paint[best[i]][3] * dim * Math.min(1, share);
+        ink[i] = (Math.round(255 * alpha) << 24) | rgb[best[i]];
+      }
+    }
+    pen.putImageData(image, 0, 0);
+    if (gap && (picture.pair || change)) cues(pen, first, last, cell, scaleY, ratio);
+    mark();
+  }
+
+  // The second cue, where there is room for it: who died is hollow; who is in one of two runs only is half.
+  function cues(pen, first, last, cell, scaleY, ratio) {
+    const [top, , left] = model.get("view");
+    const box = (row, feature) => {
+      const tall = Math.max((bottoms[row] - tops[row]) * scaleY - 1, 1);
+      return [(picture.columns[feature] / picture.width - left) * cell * picture.width, (tops[row] - top) * scaleY,
+        cell - 1, tall];
+    };
+    if (picture.pair) {
+      for (let row = first; row <= last; row++) {
+        for (let slot = row * picture.fan_in; slot < (row + 1) * picture.fan_in; slot++) {
+          const value = picture.values[slot];
+          if (value !== 1 && value !== 2) continue;
+          const [x, y, wide, tall] = box(row, picture.features[slot]);
+          pen.clearRect(x, value === 1 ? y + tall / 2 : y, wide, tall / 2);
+        }
+      }
+      return;
+    }
+    (picture.dead_row ?? []).forEach((row, i) => {
+      if (row < first || row > last) return;
+      const [x, y, wide, tall] = box(row, picture.dead_feature[i]);
+      const line = Math.max(1, Math.round(1.5 * ratio));
+      if (tall > 4 * line) pen.clearRect(x + line, y + line, wide - 2 * line, tall - 2 * line);
+    });
+  }
+
+  // What lies over the picture: the pinned row, the row pointed at, what is in sight of the whole.
+  function mark(glow = 0) {
+    const pen = marks.getContext("2d");
+    const ratio = window.devicePixelRatio || 1;
+    const { width, height } = marks;
+    pen.clearRect(0, 0, width, height);
+    if (!picture) return;
+    if (glow > 0) {
+      pen.globalAlpha = glow;
+      pen.drawImage(lit, 0, 0);
+      pen.globalAlpha = 1;
+    }
+    const [top, bottom, left, right] = model.get("view");
+    const pinned = rowOf(model.get("pinned"));
+    for (const [row, line] of [[pointed, 1], [pinned, 2]]) {
+      if (row < 0) continue;
+      const y = yOf(tops[row], height), tall = Math.max(yOf(bottoms[row], height) - y, 3 * ratio);
+      if (y + tall < 0 || y > height) continue;
+      pen.strokeStyle = colors.ink;
+      pen.lineWidth = line * ratio;
+      pen.globalAlpha = line === 2 ? 0.9 : 0.55;
+      pen.strokeRect(line * ratio / 2, y - ratio, width - line * ratio, tall + 2 * ratio);
+      if (line === 2 && tall < 8 * ratio) { // its connections would be too small to follow
+        pen.fillStyle = colors.ink;
+        for (let slot = row * picture.fan_in; slot < (row + 1) * picture.fan_in; slot++) {
+          if (picture.features[slot] >= picture.width) continue;
+          const x = (columnOf(picture.features[slot]) / picture.width - left) / (right - left) * width;
+          pen.fillRect(x - ratio, y - 4 * ratio, 2 * ratio, 3 * ratio);
+        }
+      }
+      pen.globalAlpha = 1;
+    }
+    pen.fillStyle = colors.ink;
+    pen.globalAlpha = 0.45;
+    if (bottom - top < 0.999) pen.fillRect(width - 4 * ratio, top * height, 3 * ratio, Math.max((bottom - top) * height, 6 * ratio));
+    if (right - left < 0.999) pen.fillRect(left * width, height - 4 * ratio, Math.max((right - left) * width, 6 * ratio), 3 * ratio);
+    pen.globalAlpha = 1;
+  }
+
+  // --- what was just born lights up, and fades
+  const lit = document.createElement("canvas");
+
   function flash() {
-    cancelAnimationFrame(frame);
-    if (still.matches || !model.get("flash")) return draw();
+    cancelAnimationFrame(glowing);
+    if (still.matches || !model.get("flash") || !picture || picture.pair || !canvas.width) return;
+    const newborn = { age: 255, change: 3 }[model.get("color")];
+    if (newborn === undefined) return;
+    const { width, height } = canvas;
+    [lit.width, lit.height] = [width, height];
+    const pen = lit.getContext("2d");
+    const image = pen.createImageData(width, height);
+    const ink = new Uint32Array(image.data.buffer);
+    const [r, g, b] = palette().colors[newborn].map(Math.round);
+    for (let i = 0; i < ink.length; i++) {
+      if (!seen[i] || best[i] !== newborn) continue;
+      for (const j of [i, i - 1, i + 1, i - width, i + width]) ink[j] = (140 << 24) | (b << 16) | (g << 8) | r;
+    }
+    pen.putImageData(image, 0, 0);
     const start = performance.now();
     const next = (now) => {
       const left = 1 - (now - start) / FLASH;
-      draw(Math.max(left, 0));
-      if (left > 0) frame = requestAnimationFrame(next);
+      mark(Math.max(left, 0));
+      if (left > 0) glowing = requestAnimationFrame(next);
     };
     next(start);
   }
 
-  function words() {
-    const shown = model.get("shape")[0] > 0;
-    field.hidden = legend.hidden = !shown;
-    [axis.textContent, axis.title] = model.get("axis");
+  // --- words
+
+  function say() {
+    const shown = picture !== null;
+    main.classList.toggle("xmc-empty", !shown);
     caption.textContent = model.get("caption");
+    caption.setAttribute("aria-live", model.get("playing") ? "off" : "polite");
     canvas.setAttribute("aria-label", "Connectivity of the output layer. " + model.get("caption"));
-    bands.replaceChildren();
-    for (const band of model.get("bands")) {
-      const strip = add(bands, "div", "xmc-band");
-      strip.style.flexGrow = band.rows;
-      strip.style.borderColor = band.color;
-      add(strip, "b", "").textContent = band.name;
-      const part = band.rows < band.labels ? `${band.rows} of ${band.labels.toLocaleString("en")}` : `all ${band.rows}`;
-      add(strip, "span", "").textContent = part;
+    const frames = model.get("frames");
+    transport.hidden = !model.get("transport") || frames < 2;
+    slider.max = Math.max(frames - 1, 0);
+    if (document.activeElement !== slider || model.get("playing")) slider.value = model.get("frame");
+    const runs = model.get("playing");
+    play.textContent = runs ? "⏸" : "▶";
+    play.title = runs ? "Pause" : "Play";
+    play.setAttribute("aria-label", play.title);
+    if (shown) where.textContent = `frame ${picture.number + 1} of ${Math.max(frames, 1)} · step ${count(picture.step)}`;
+    color.value = model.get("color");
+    order.value = model.get("order");
+    order.title = TIPS[order.value];
+    if (shown) {
+      color.disabled = picture.pair !== null;
+      scaleWords();
+      axisWords();
+      bandWords();
+    }
+    describe();
+  }
+
+  function scaleWords() {
+    const { colors: paint } = palette();
+    const spot = (level, name) => `<i class="${name}" style="--ink:${css(paint[level])}"></i>`;
+    const strip = (from, to) => `<i class="xmc-strip" style="background:linear-gradient(90deg,${css(paint[from])},` +
+      `${css(paint[Math.round((from + to) / 2)])},${css(paint[to])})"></i>`;
+    if (picture.pair) {
+      scale.replaceChildren();
+      for (const [level, name, text] of [[1, "xmc-upper", `only ${picture.pair[0]}`], [2, "xmc-lower", `only ${picture.pair[1]}`],
+        [3, "xmc-spot", "both"]]) {
+        scale.insertAdjacentHTML("beforeend", spot(level, name));
+        scale.append(` ${text} `);
+      }
+      scale.title = "";
+    } else if (model.get("color") === "weight") {
+      scale.innerHTML = picture.weight ? `−${picture.largest.toPrecision(2)} ${strip(1, 255)} +${picture.largest.toPrecision(2)}`
+        : "no weights were recorded";
+      scale.title = picture.weight ? `Weights as recorded at step ${count(picture.weight_step)}` : "";
+    } else if (model.get("color") === "change") {
+      scale.innerHTML = `${spot(3, "xmc-spot")} born ${spot(2, "xmc-hollow")} died ${spot(1, "xmc-spot")} stayed`;
+      scale.title = "At the rewire that this frame follows";
+    } else {
+      scale.innerHTML = `old ${strip(1, 255)} new`;
+      scale.title = "From connections that are there from the start to those that the last rewire made";
     }
   }
 
-  canvas.addEventListener("mousemove", (event) => {
-    const { tops } = rowTops(canvas.clientHeight);
-    const row = tops.findLastIndex((top) => top <= event.offsetY);
-    caption.textContent = model.get("rows")[row] ?? model.get("caption");
-  });
-  canvas.addEventListener("mouseleave", () => (caption.textContent = model.get("caption")));
+  function axisWords() {
+    const [top, bottom, left, right] = model.get("view");
+    const first = Math.floor(left * picture.width + 0.01), last = Math.ceil(right * picture.width - 0.01);
+    const rows = bottom - top > 0.999 ? "" : `${count(rowAt(bottom - 1e-12) - rowAt(top) + 1)} labels, `;
+    axis.textContent = rows + (right - left > 0.999 ? `${count(picture.width)} features`
+      : `features ${count(first)} to ${count(last - 1)} of ${count(picture.width)}`);
+    axis.title = order.value === "frequency" ? "What the output layer reads, as it is numbered"
+      : "What the output layer reads, sorted like the rows";
+  }
 
-  const changed = () => (words(), flash());
-  const ticked = () => requestAnimationFrame(() => {
-    model.set("seen", model.get("tick"));
-    model.save_changes();
+  function bandWords() {
+    const height = canvas.clientHeight, [top, bottom] = model.get("view");
+    const brushed = model.get("brushed");
+    const named = picture.labels.length && (() => {
+      const row = rowAt((top + bottom) / 2);
+      return yOf(bottoms[row], height) - yOf(tops[row], height) >= NAMED;
+    })();
+    gutter.replaceChildren();
+    for (const band of edges()) {
+      const from = clamp(yOf(band.top, height), 0, height), to = clamp(yOf(band.top + band.height, height), 0, height);
+      if (to - from < 2) continue;
+      const strip = add(gutter, "button", "xmc-band", { type: "button", "aria-pressed": brushed === band.name,
+        title: `Show ${band.name} labels alone` });
+      Object.assign(strip.style, { top: `${from}px`, height: `${to - from - 1}px`, borderColor: band.color });
+      strip.classList.toggle("xmc-away", Boolean(brushed) && brushed !== band.name);
+      if (named) strip.setAttribute("aria-label", `${band.name}, ${count(band.rows)} labels`);
+      else {
+        add(strip, "b", "").textContent = band.name;
+        if (to - from > 40) add(strip, "span", "").textContent = `${count(band.rows)} labels`;
+      }
+      strip.addEventListener("click", () => brush(band.name));
+    }
+    if (!named) return;
+    for (let row = rowAt(top); row <= rowAt(bottom - 1e-12); row++) {
+      const y = yOf(tops[row], height), tall = yOf(bottoms[row], height) - y;
+      if (tall < NAMED || y + tall / 2 < 4 || y + tall / 2 > height - 4) continue;
+      const name = add(gutter, "span", "xmc-row");
+      add(name, "bdi", "").textContent = model.get("names")[row] ?? "";
+      Object.assign(name.style, { top: `${y}px`, height: `${tall}px`, lineHeight: `${tall}px` });
+    }
+  }
+
+  function describe() {
+    const pinned = rowOf(model.get("pinned"));
+    const row = pointed >= 0 ? pointed : pinned;
+    const side = model.get("panel") === "side";
+    words.classList.toggle("xmc-pointing", !side && picture !== null && row >= 0);
+    detail.replaceChildren();
+    if (!picture || row < 0) {
+      if (side) add(detail, "p", "xmc-hint").textContent = "Point at a row to see its label; click pins it.";
+      return;
+    }
+    const head = add(detail, "div", "xmc-who");
+    add(head, "b", "").textContent = model.get("names")[row] ?? `label ${picture.labels[row]}`;
+    add(head, "span", "").textContent = about(row);
+    add(detail, "div", "xmc-reads").textContent = reads(row);
+    if (side && pinned >= 0 && row === pinned && past) drawHistory(detail);
+  }
+
+  function about(row) {
+    const n = picture.frequency[row];
+    const parts = [`${bandOf(row).name}, used ${count(n)} ${n === 1 ? "time" : "times"}`];
+    for (const [name, values] of Object.entries(model.get("scores"))) {
+      if (values[row] !== null && values[row] !== undefined) parts.push(`${name} ${values[row].toFixed(1)} %`);
+    }
+    return " " + parts.join(" · ");
+  }
+
+  function reads(row) {
+    const slots = Array.from({ length: picture.fan_in }, (_, k) => row * picture.fan_in + k)
+      .filter((slot) => picture.features[slot] < picture.width && (!picture.pair || picture.values[slot]));
+    if (!slots.length) return "reads every feature: a label of the dense head";
+    const now = Math.floor(picture.step / picture.unit);
+    const listed = (chosen) => chosen.map((slot) => picture.features[slot]).sort((a, b) => a - b).join(" ");
+    const part = (text, chosen) => (chosen.length ? `${text} ${listed(chosen)}` : "");
+    const groups = picture.pair
+      ? [["both read", 3], [`only ${picture.pair[0]}`, 1], [`only ${picture.pair[1]}`, 2]]
+        .map(([text, value]) => part(text, slots.filter((slot) => picture.values[slot] === value)))
+      : [part(`new at step ${count(picture.step)}:`, slots.filter((s) => picture.step && picture.values[s] === now)),
+        part("reads", slots.filter((s) => !picture.step || picture.values[s] !== now))];
+    return groups.filter(Boolean).join(" · ");
+  }
+
+  // Every frame is a line, the earliest on top: a connection that lives long is a long stroke.
+  function drawHistory(parent) {
+    const box = add(parent, "figure", "xmc-history");
+    const sheet = add(box, "canvas", "", { role: "img" });
+    const wide = 220, tall = 150, ratio = window.devicePixelRatio || 1;
+    [sheet.width, sheet.height] = [wide * ratio, tall * ratio];
+    const pen = sheet.getContext("2d");
+    pen.scale(ratio, ratio);
+    const { frames, features } = past, fanIn = features.length / frames;
+    const each = tall / frames, column = wide / picture.width;
+    const { colors: paint } = colors.age;
+    let moves = 0;
+    for (let k = 0; k < fanIn; k++) {
+      for (let from = 0, frame = 1; frame <= frames; frame++) {
+        const feature = features[from * fanIn + k];
+        if (frame < frames && features[frame * fanIn + k] === feature) continue;
+        if (feature < picture.width) {
+          pen.fillStyle = css(paint[from === 0 ? 1 : Math.round(60 + (195 * from) / frames)]);
+          pen.fillRect(columnOf(feature) * column, from * each, Math.max(column, 1.5), Math.max((frame - from) * each - 0.4, 0.6));
+        }
+        if (frame < frames) moves += 1;
+        from = frame;
+      }
+    }
+    pen.fillStyle = colors.ink;
+    pen.fillRect(0, picture.number * each, wide, 1);
+    const text = `Its ${count(frames)} frames from top to bottom: ${count(moves)} connections replaced. The line is this frame.`;
+    sheet.setAttribute("aria-label", text);
+    add(box, "figcaption", "").textContent = text;
+  }
+
+  // --- pointing, pinning, brushing
+
+  const tellHovered = later(80, () => send({ hovered: pointed < 0 ? -1 : picture.labels[pointed] }));
+
+  function point(row) {
+    if (row === pointed) return;
+    pointed = row;
+    mark();
+    describe();
+    tellHovered();
+  }
+
+  function pin(row) {
+    const label = row < 0 ? -1 : picture.labels[row];
+    send({ pinned: label === model.get("pinned") ? -1 : label });
+  }
+
+  const brush = (name) => send({ brushed: model.get("brushed") === name ? "" : name });
+
+  function toggleHelp(open = help.hidden) {
+    help.hidden = !open;
+    (open ? help : stage).focus({ preventScroll: true });
+  }
+
+  const pointers = new Map(); // those that are down, by their number
+  let press = null; // where the first of them went down, and what it has become
+
+  const spotOf = (event) => {
+    const box = canvas.getBoundingClientRect();
+    return { x: clamp((event.clientX - box.left) / box.width, 0, 1), y: clamp((event.clientY - box.top) / box.height, 0, 1) };
+  };
+  const rowUnder = ({ y }) => { const [top, bottom] = model.get("view"); return rowAt(top + y * (bottom - top)); };
+
+  stage.addEventListener("pointerdown", (event) => {
+    if (!picture || event.button) return;
+    const spot = spotOf(event);
+    pointers.set(event.pointerId, spot);
+    stage.setPointerCapture(event.pointerId);
+    press = { spot, view: model.get("view"), shift: event.shiftKey, moved: pointers.size > 1, apart: apart() };
   });
-  model.on("change:pixels", changed);
-  model.on("change:caption", words);
-  model.on("change:tick", ticked);
-  // Plotly follows the window and no more; the laboratory also changes its size with Lab's side bar.
-  const resized = new ResizeObserver(() => (draw(), window.dispatchEvent(new Event("resize"))));
+  const apart = () => {
+    const [a, b] = [...pointers.values()];
+    return b ? Math.max(Math.hypot(a.x - b.x, a.y - b.y), 0.02) : 0;
+  };
+  stage.addEventListener("pointermove", (event) => {
+    if (!picture) return;
+    const spot = spotOf(event);
+    if (!pointers.has(event.pointerId)) return point(rowUnder(spot));
+    const before = apart();
+    pointers.set(event.pointerId, spot);
+    if (pointers.size === 2) {
+      const [a, b] = [...pointers.values()];
+      return zoom(apart() / before, (a.y + b.y) / 2, (a.x + b.x) / 2);
+    }
+    if (!press.moved && Math.hypot((spot.x - press.spot.x) * canvas.clientWidth, (spot.y - press.spot.y) * canvas.clientHeight) < 4) return;
+    press.moved = true;
+    if (press.shift) return;
+    const [top, bottom, left, right] = press.view;
+    const dy = (press.spot.y - spot.y) * (bottom - top), dx = (press.spot.x - spot.x) * (right - left);
+    look([top + dy, bottom + dy, left + dx, right + dx]);
+  });
+  const released = (event) => {
+    if (!pointers.delete(event.pointerId) || !press) return;
+    const spot = spotOf(event);
+    if (event.type === "pointerup" && !press.moved) pin(rowUnder(spot));
+    else if (event.type === "pointerup" && press.shift) { // the bin that most of the rows drawn over are in
+      const rows = [press.spot, spot].map(rowUnder).sort((a, b) => a - b);
+      const held = new Map();
+      for (let row = rows[0]; row <= rows[1]; row++) held.set(bandOf(row).name, (held.get(bandOf(row).name) ?? 0) + 1);
+      send({ brushed: [...held].sort((a, b) => b[1] - a[1])[0][0] });
+    }
+    if (!pointers.size) press = null;
+  };
+  stage.addEventListener("pointerup", released);
+  stage.addEventListener("pointercancel", released);
+  stage.addEventListener("pointerleave", () => pointers.size || point(-1));
+  stage.addEventListener("wheel", (event) => {
+    // A page that is being scrolled goes on scrolling; a picture that was chosen, or pinched, zooms.
+    if (!event.ctrlKey && document.activeElement !== stage) return;
+    event.preventDefault();
+    event.stopPropagation();
+    const { x, y } = spotOf(event);
+    zoom(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.002)), y, x, event.altKey);
+  }, { passive: false });
+
+  // --- frames and keys
+
+  const frameTo = (frame) => send({ frame: clamp(frame, 0, Math.max(model.get("frames") - 1, 0)) });
+  slider.addEventListener("input", () => frameTo(Number(slider.value)));
+
+  function stepOn() { // the next frame is asked for when this one is on the screen
+    clearTimeout(playing);
+    if (!model.get("playing") || model.get("frames") < 2 || !model.get("transport")) return;
+    if (picture && picture.number >= model.get("frames") - 1 && model.get("frame") >= model.get("frames") - 1) return send({ playing: false });
+    playing = setTimeout(() => frameTo(model.get("frame") + 1), PLAY);
+  }
+
+  function played() {
+    if (model.get("playing") && model.get("frame") >= model.get("frames") - 1 && model.get("transport")) frameTo(0);
+    else stepOn();
+    say();
+  }
+
+  const next = (name, words) => {
+    const all = Object.keys(words);
+    send({ [name]: all[(all.indexOf(model.get(name)) + 1) % all.length] });
+  };
+  const sideways = (by, event) => (event.shiftKey ? move(0, 0.2 * by) : frameTo(model.get("frame") + by));
+  const upright = (by, event) => {
+    if (event.shiftKey) return move(0.2 * by, 0);
+    if (!picture) return;
+    const from = pointed >= 0 ? pointed : rowOf(model.get("pinned"));
+    const row = from < 0 ? rowAt(model.get("view")[0]) : clamp(from + by, 0, tops.length - 1);
+    const [top, bottom] = model.get("view");
+    if (tops[row] < top || bottoms[row] > bottom) move((tops[row] < top ? tops[row] - top : bottoms[row] - bottom) / (bottom - top), 0);
+    point(row);
+    spoken.textContent = `${model.get("names")[row]}${about(row)}`;
+  };
+  const ACTIONS = {
+    ArrowLeft: (event) => sideways(-1, event), ArrowRight: (event) => sideways(1, event),
+    ArrowUp: (event) => upright(-1, event), ArrowDown: (event) => upright(1, event),
+    Home: () => frameTo(0), End: () => frameTo(model.get("frames") - 1),
+    " ": () => send({ playing: !model.get("playing") }),
+    Enter: () => pin(pointed),
+    Escape: () => (!help.hidden ? toggleHelp(false) : send(model.get("pinned") >= 0 ? { pinned: -1 } : { brushed: "" })),
+    "+": () => zoomHere(2), "=": () => zoomHere(2), "-": () => zoomHere(0.5), 0: () => look(FULL),
+    c: () => next("color", COLORS), o: () => next("order", ORDERS),
+    b: () => { equal = !equal; placeRows(); look(FULL); redraw(); },
+    "?": () => toggleHelp(),
+  };
+  ["head", "torso", "tail"].forEach((name, i) => (ACTIONS[i + 1] = () => brush(name)));
+
+  function zoomHere(factor) {
+    const row = pointed >= 0 ? pointed : rowOf(model.get("pinned"));
+    const y = row < 0 ? 0.5 : yOf((tops[row] + bottoms[row]) / 2, 1);
+    zoom(factor, y < 0 || y > 1 ? 0.5 : y);
+  }
+
+  el.addEventListener("keydown", (event) => {
+    const inside = event.target === stage || help.contains(event.target);
+    const act = ACTIONS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (inside && act && !(help.contains(event.target) && event.key !== "Escape" && event.key !== "?") &&
+        !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      act(event);
+    }
+    if (!event.ctrlKey && !event.metaKey) event.stopPropagation(); // Lab would take D D for a cell
+  });
+
+  // --- what comes from the kernel
+
+  const redraw = () => (draw(), say());
+  const take = () => {
+    const bytes = model.get("picture");
+    if (!bytes?.byteLength) {
+      [picture, past, pointed] = [null, null, -1];
+      placeRows();
+      return say();
+    }
+    const message = unpack(bytes);
+    if (message.seq === picture?.seq) return undefined;
+    const taken = after(picture, message);
+    if (!taken) return model.send({ ask: "everything" });
+    picture = taken;
+    if (message.base === null) {
+      pointed = Math.min(pointed, picture.labels.length - 1);
+      placeRows();
+    }
+    redraw();
+    flash();
+    el.dataset.shown = picture.number;
+    return stepOn();
+  };
+  const remember = () => {
+    const bytes = model.get("history");
+    past = bytes?.byteLength ? unpack(bytes) : null;
+    redraw();
+  };
+  const ticked = () => requestAnimationFrame(() => send({ seen: model.get("tick") }));
+  const rethemed = () => requestAnimationFrame(() => {
+    colors = palettes(isDark());
+    redraw();
+  });
+  const heard = [["picture", take], ["bands", () => (take(), placeRows(), say())], ["history", remember], ["tick", ticked],
+    ["view", redraw], ["brushed", redraw], ["color", redraw], ["pinned", redraw], ["playing", played],
+    ...["names", "scores", "caption", "frames", "order", "transport"].map((name) => [name, say])]
+    .map(([name, act]) => [`change:${name}`, act]);
+  for (const [event, act] of heard) model.on(event, act);
+  const theme = new MutationObserver(rethemed);
+  theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
+  // Plotly follows the window and no more; what stands beside it also changes its size with Lab's side bar.
+  const resized = new ResizeObserver(() => (redraw(), window.dispatchEvent(new Event("resize"))));
   resized.observe(canvas);
-  words();
+  say();
+  take();
+  if (model.get("history")?.byteLength) remember();
   return () => {
-    model.off("change:pixels", changed);
-    model.off("change:caption", words);
-    model.off("change:tick", ticked);
+    for (const [event, act] of heard) model.off(event, act);
+    theme.disconnect();
     resized.disconnect();
-    cancelAnimationFrame(frame);
+    cancelAnimationFrame(glowing);
+    for (const timer of [saveView, tellHovered]) timer.stop();
+    clearTimeout(playing);
   };
 }
 

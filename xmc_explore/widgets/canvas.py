@@ -1,120 +1,367 @@
-"""The connectivity of a sparse output layer as a picture: one row a label, one column a feature, colour by age."""
+"""The connectivity of a sparse output layer as a picture: one row a label, one column a feature, colour by age.
+
+The browser keeps what it was sent and draws, zooms and points by itself; the kernel sends what has changed since, and
+everything only where the browser asks for it. A message is the trait `picture`:
+
+    uint32 n | n bytes of JSON | arrays, each on a multiple of 8 bytes
+
+The JSON names its number `seq`, the number `base` that it builds on (null: on nothing), and its arrays in order as
+[name, dtype, length]. `features` and `values` hold all slots [R, K] of the rows sent, or those that `mask` (a bit a
+slot) or `slots` names. A value is the step of birth in `unit`s, or 1, 2, 3 in a difference: A only, B only, both.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import numpy as np
 import traitlets
+from scipy.sparse import csr_array, diags_array
+from scipy.sparse.linalg import svds
 
 from ..corpora import BIN_NAMES, LabelBins
+from ..frames import Frame, FrameStore
 from ..plots.style import BINS
 from .guarded import Guarded
 
-MOST_ROWS, MOST_COLUMNS = 168, 256  # as many as a small screen has room for
-NEWBORN = 255  # the value of a connection that the last rewire made
+MOST_SLOTS = 1 << 19  # that a browser is sent at once: 2 MB; of larger layers, rows are left out until zoomed to
+ORDERS = ("frequency", "cluster", "in-degree")
+COLORS = ("age", "weight", "change")
+HERE = Path(__file__).parent
 
 
-class Connectivity:
-    """The connections of some labels, kept up to date rewire by rewire.
+class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
+    """Draws a `Frame` of the connectivity of L labels: `begin(...)` says of what, then `show(frame)` as often as wanted.
 
-    `labels` [R] are the labels shown: as many of head, torso and tail as there are, up to `MOST_ROWS` together, each
-    bin thinned evenly and sorted by frequency. Neighbouring features share a column where there are more than
-    `MOST_COLUMNS`.
+    `hovered` and `pinned` are labels or -1, `brushed` is the name of a bin or "": observe them to follow what is pointed
+    at. `color` is "age", "weight" or "change", `order` "frequency", "cluster" or "in-degree" (of the rows in each bin).
+    With a store behind it, the arrow keys move `frame` and the space bar turns `playing`; `transport` shows a slider
+    for both. `tick` and `seen` pace whoever paints: the browser answers each tick when it has drawn what came before.
     """
 
-    def __init__(self, indices: np.ndarray, bins: LabelBins, features: int):
-        self.bins, self.fan_in, self.features = bins, indices.shape[1], features
-        parts = _thinned(bins, MOST_ROWS)
-        self.labels = np.concatenate(parts)
-        self.rows_of_bin = [len(part) for part in parts]
-        self._row = np.full(len(indices), -1, np.int64)
-        self._row[self.labels] = np.arange(len(self.labels))
-        self.indices = indices[self.labels].astype(np.int64)  # [R, K]
-        self.born = np.zeros(self.indices.shape, np.int64)  # [R, K], the step of birth
-        self.features_per_column = -(-features // MOST_COLUMNS)
-        self.columns = -(-features // self.features_per_column)
-        self.step = 0
-
-    def rewire(self, step: int, slots: np.ndarray, new: np.ndarray) -> None:
-        """Move the flat slots [n] of [L, K] to the features `new` [n]."""
-        row = self._row[slots // self.fan_in]
-        shown = row >= 0
-        place = row[shown], slots[shown] % self.fan_in
-        self.indices[place], self.born[place], self.step = new[shown], step, step
-
-    def pixels(self) -> np.ndarray:
-        """uint8 [R, columns]: 0 nothing, 1 there from the start, ..., 254, and 255 born at the last rewire."""
-        value = 1 + (253 * self.born) // max(self.step, 1)
-        value[(self.born == self.step) & (self.step > 0)] = NEWBORN
-        picture = np.zeros((len(self.labels), self.columns), np.uint8)
-        row = np.broadcast_to(np.arange(len(self.labels))[:, None], value.shape)
-        np.maximum.at(picture, (row, self.indices // self.features_per_column), value.astype(np.uint8))
-        return picture
-
-    def moved(self, slots: np.ndarray) -> str:
-        """One sentence on a rewire: how many connections moved, of how many, and in which bins."""
-        per_bin = np.bincount(self.bins.of_label[slots // self.fan_in], minlength=3)
-        total = np.bincount(self.bins.of_label, minlength=3) * self.fan_in
-        shares = ", ".join(f"{name} {100 * n / t:.1f} %" for name, n, t in zip(BIN_NAMES, per_bin, total, strict=True)
-                           if t)
-        return f"{len(slots):,} of {total.sum():,} connections moved; {shares}"
-
-
-def _thinned(bins: LabelBins, most: int) -> list[np.ndarray]:
-    """For each bin, its labels by falling frequency, evenly thinned so that all bins together keep at most `most`."""
-    labels = [bins.labels(name) for name in bins.names]
-    chosen: list[np.ndarray] = [np.empty(0, np.int64)] * len(labels)
-    left = most
-    for still, b in enumerate(sorted(range(len(labels)), key=lambda b: len(labels[b]))):
-        keep = min(len(labels[b]), left // (len(labels) - still))
-        ordered = labels[b][np.argsort(-bins.frequency[labels[b]], kind="stable")]
-        chosen[b] = ordered[np.arange(keep) * len(ordered) // max(keep, 1)]
-        left -= keep
-    return chosen
-
-
-class Canvas(Guarded, anywidget.AnyWidget):
-    """Shows a `Connectivity`; `pixels` travels as bytes, and only when it has changed.
-
-    `tick` and `seen` pace whoever paints: the browser answers each tick when it has drawn everything before it.
-    """
-
-    _esm = Path(__file__).parent / "canvas.js"
-    _css = Path(__file__).parent / "lab.css"
-    pixels = traitlets.Bytes(b"").tag(sync=True)
-    shape = traitlets.List([0, 0]).tag(sync=True)
-    flash = traitlets.Bool(False).tag(sync=True)
-    bands = traitlets.List().tag(sync=True)  # {"name", "color", "rows", "labels"} from top to bottom
-    rows = traitlets.List().tag(sync=True)  # what a row is, in words
-    axis = traitlets.List(["", ""]).tag(sync=True)  # words, and more words for whoever points at them
+    _esm = HERE / "canvas.js"
+    _css = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("lab.css", "canvas.css"))
+    picture = traitlets.Bytes(b"").tag(sync=True)
+    history = traitlets.Bytes(b"").tag(sync=True)  # of the pinned label
+    bands = traitlets.List().tag(sync=True)  # {"name", "color", "rows", "symbol"} from top to bottom
+    names = traitlets.List().tag(sync=True)  # of the rows that were sent
+    scores = traitlets.Dict().tag(sync=True)  # {"P@1": a value for each of these rows}
     caption = traitlets.Unicode().tag(sync=True)
+    flash = traitlets.Bool(False).tag(sync=True)
+    color = traitlets.Enum(COLORS, "age").tag(sync=True)
+    order = traitlets.Enum(ORDERS, "frequency").tag(sync=True)
+    hovered = traitlets.Int(-1).tag(sync=True)
+    pinned = traitlets.Int(-1).tag(sync=True)
+    brushed = traitlets.Unicode("").tag(sync=True)
+    frame = traitlets.Int(0).tag(sync=True)
+    frames = traitlets.Int(0).tag(sync=True)
+    playing = traitlets.Bool(False).tag(sync=True)
+    transport = traitlets.Bool(False).tag(sync=True)
+    panel = traitlets.Enum(("line", "side"), "line").tag(sync=True)  # where the words about a label go
+    view = traitlets.List([0.0, 1.0, 0.0, 1.0]).tag(sync=True)  # top, bottom, left, right of what is in sight
+    window = traitlets.List([0, 0]).tag(sync=True)  # rows in sight, where rows are left out
     tick = traitlets.Int(0).tag(sync=True)
     seen = traitlets.Int(0).tag(sync=True)
 
+    def __init__(self, **options: Any):
+        self._store: FrameStore | None = None
+        self._shown: Frame | tuple[Frame, Frame] | None = None
+        self._order = self._labels = self._columns = np.empty(0, np.int32)
+        self._held: tuple[np.ndarray, np.ndarray] | None = None  # features and values [R, K] that the browser holds
+        self._scores: dict[str, np.ndarray] = {}
+        self._seq, self._unit, self._weight_step = 0, 1, None
+        super().__init__(**options)
+        self.on_msg(self._heard)
+        self.observe(lambda _: self._sort(), "order")
+        self.observe(lambda _: self._paint(everything=True), "color")
+        self.observe(lambda _: self._choose_rows(), "window")
+        self.observe(lambda _: self._tell_history(), "pinned")
+        self.observe(self._seek, "frame")
+
+    # --- what to draw
+
+    def begin(self, store: FrameStore | tuple[int, int], bins: LabelBins, label_names: list[str], features: int, *,
+              order: str | None = None, clusters: np.ndarray | None = None,
+              scores: Mapping[str, np.ndarray] | None = None) -> None:
+        """Say what will be shown: the frames of a store, or single frames of a layer [L, K]; the picture is empty till then.
+
+        `label_names` [L]; `features` is D; `clusters` [L], where known, are what the order "cluster" goes by; `scores`
+        [L] in percent are told of whoever is pointed at, P@1 say. Raises ValueError if the parts do not fit together.
+        """
+        store, shape = (None, store) if isinstance(store, tuple) else (store, store.seek(0).indices.shape)
+        for what, n in (("bins", len(bins.of_label)), ("label_names", len(label_names)),
+                        *((f"scores of {name!r}", len(values)) for name, values in (scores or {}).items()),
+                        *([] if clusters is None else [("clusters", len(clusters))])):
+            if n != shape[0]:
+                raise ValueError(f"{what}: {n:,} for {shape[0]:,} labels")
+        with self.drawing, self.hold_sync():
+            self._clear("")
+            self._store, self._bins, self._label_names, self._features = store, bins, label_names, features
+            self._shape, self._clusters, self._scores = shape, clusters, dict(scores or {})
+            self.frames = 0 if store is None else len(store)
+            self.order = order or self.order
+            self.bands = [{"name": name, "color": BINS[name].color, "rows": len(bins.labels(name))}
+                          for name in BIN_NAMES if len(bins.labels(name))]
+            self._sort()
+
+    def show(self, frame: Frame | int, caption: str | None = None, flash: bool = False) -> None:
+        """Show a frame, or the one at a position of the store; `flash` lights up what was just born for a moment.
+
+        Without a caption, one that says what moved at this frame.
+        """
+        frame = self._store.seek(frame) if isinstance(frame, int) else frame
+        with self.drawing, self.hold_sync():
+            first, self._shown = self._shown is None, frame
+            self.caption = caption_of(frame, self._bins) if caption is None else caption
+            self.flash = flash
+            self.frames = 0 if self._store is None else len(self._store)
+            self.frame = frame.number
+            self._sort() if first and self.order != "frequency" else self._paint()
+
+    def show_difference(self, a: Frame, b: Frame, names: tuple[str, str] = ("A", "B")) -> None:
+        """Show the connections that only `a` has, only `b` has, and both have, for two frames of one shape."""
+        with self.drawing, self.hold_sync():
+            self._shown, self._pair, self.flash = (a, b), names, False
+            features, values = _difference(a.indices, b.indices, self._features)
+            shares = ", ".join(f"{name} {100 * n / max((values > 0).sum(), 1):.1f} %" for name, n in (
+                (f"only in {names[0]}", (values == 1).sum()), (f"only in {names[1]}", (values == 2).sum()),
+                ("in both", (values == 3).sum())))
+            self.caption = f"Connections at step {a.step:,}: {shares}."
+            self.frame = a.number
+            self._paint()
+
     def clear(self, caption: str) -> None:
         """Show words and no picture."""
-        with self.hold_sync():
-            self.pixels, self.shape, self.flash, self.bands, self.rows = b"", [0, 0], False, [], []
-            self.caption = caption
+        with self.drawing, self.hold_sync():
+            self._clear(caption)
 
-    def begin(self, picture: Connectivity, label_names: list[str]) -> None:
-        """Show the first picture of a run."""
-        bins = picture.bins
-        with self.hold_sync():
-            self.bands = [{"name": name, "color": BINS[name].color, "rows": rows, "labels": len(bins.labels(name))}
-                          for name, rows in zip(BIN_NAMES, picture.rows_of_bin, strict=True) if rows]
-            self.rows = [f"{label_names[i]}: {BIN_NAMES[bins.of_label[i]]}, used {bins.frequency[i]:,} times"
-                         for i in picture.labels]
-            self.axis = [f"{picture.features:,} features",
-                         f"A column holds {picture.features_per_column} of the features that the output layer reads"]
-            self.show(picture, f"At the start: each of {len(bins.of_label):,} labels reads {picture.fan_in} features "
-                               f"drawn at random.", flash=False)
+    def score(self, **scores: np.ndarray) -> None:
+        """Replace what is told of whoever is pointed at: values [L] in percent, NaN where there is none."""
+        with self.drawing:
+            self._scores = scores
+            self._tell_scores()
 
-    def show(self, picture: Connectivity, caption: str, *, flash: bool) -> None:
-        """Show a later picture; `flash` marks what has just been born for a moment."""
-        pixels = picture.pixels()
-        with self.hold_sync():
-            self.shape, self.flash, self.caption = list(pixels.shape), flash, caption
-            self.pixels = pixels.tobytes()
+    def _clear(self, caption: str) -> None:
+        self._shown = self._held = self._store = None
+        self._order = self._labels = np.empty(0, np.int32)
+        self.picture, self.history, self.bands, self.names, self.scores, self.frames = b"", b"", [], [], {}, 0
+        self.pinned, self.hovered, self.caption = -1, -1, caption
+
+    # --- which rows, and in which order
+
+    def _sort(self) -> None:
+        """Find the order of the rows and columns; it stays when other frames are shown, so that a row can be followed."""
+        if not self.bands:
+            return
+        frame = self._shown[0] if isinstance(self._shown, tuple) else self._shown
+        indices = None if frame is None else frame.indices
+        with self.drawing, self.hold_sync():
+            rows, self._columns = _order(self.order, self._bins, self._features, indices, self._clusters)
+            self._order = np.concatenate([rows[self._bins.of_label[rows] == b] for b in range(len(BIN_NAMES))])
+            self._choose_rows()
+
+    def _choose_rows(self) -> None:
+        """All rows, where they are not too many; else an even choice, a closer one of those in sight, and the pinned."""
+        if not len(self._order):
+            return
+        places, most = np.arange(len(self._order)), max(MOST_SLOTS // self._shape[1], 2)
+        if len(places) > most:
+            ends = np.cumsum([0] + [band["rows"] for band in self.bands])
+            first, last = self.window if self.window[1] > self.window[0] else (0, len(places))
+            chosen = [*(_thinned(a, b, most // 2 // len(self.bands)) for a, b in zip(ends, ends[1:], strict=False)),
+                      _thinned(max(first, 0), min(last, len(places)), most // 2)]
+            if self.pinned >= 0:
+                chosen.append(np.flatnonzero(self._order == self.pinned))
+            places = np.unique(np.concatenate(chosen))
+        with self.drawing, self.hold_sync():
+            self._places, self._labels = places, self._order[places]
+            self.names = [self._label_names[i] for i in self._labels]
+            self._tell_scores()
+            self._paint(everything=True)
+
+    def _tell_scores(self) -> None:
+        self.scores = {name: [None if np.isnan(v) else round(float(v), 1) for v in np.asarray(values)[self._labels]]
+                       for name, values in self._scores.items()}
+
+    # --- what is sent
+
+    def _paint(self, everything: bool = False) -> None:
+        """Send what the browser does not hold yet."""
+        shown = self._shown
+        if shown is None:
+            return
+        with self.drawing:
+            frame = shown[0] if isinstance(shown, tuple) else shown
+            unit = 1 << max(0, int(frame.step).bit_length() - 16)
+            if isinstance(shown, tuple):
+                features, values = _difference(*(f.indices[self._labels] for f in shown), self._features)
+            else:
+                features, values = frame.indices[self._labels], frame.born[self._labels] // unit
+            features, values = self._small(features), values.astype(np.uint16)
+            base = None if everything or unit != self._unit else self._held
+            if base is not None and base[0].shape != features.shape:
+                base = None
+            head = {"base": self._seq if base is not None else None, "number": frame.number, "step": frame.step,
+                    "unit": unit, "rows": len(features), "fan_in": features.shape[1], "width": self._features,
+                    "pair": list(self._pair) if isinstance(shown, tuple) else None}
+            arrays = {} if base is not None else {
+                "labels": self._labels, "places": self._places, "columns": self._columns,
+                "frequency": self._bins.frequency[self._labels]}
+            arrays |= _changes(features, values, base)
+            if not isinstance(shown, tuple):
+                self._add_color(head, arrays, frame)
+            self._seq += 1
+            self._held, self._unit = (features, values), unit
+            self.picture = pack(head | {"seq": self._seq}, arrays)
+
+    def _add_color(self, head: dict[str, Any], arrays: dict[str, np.ndarray], frame: Frame) -> None:
+        head["weight_step"] = frame.weight_step
+        if self.color == "weight" and frame.weight is not None:
+            if head["base"] is None or frame.weight_step != self._weight_step:
+                largest = float(np.abs(frame.weight).max()) or 1.0
+                head["largest"] = largest
+                arrays["weight"] = np.rint(127 * frame.weight[self._labels] / largest).astype(np.int8)
+            self._weight_step = frame.weight_step
+        if self.color == "change" and self._store is not None and frame.number > 0:
+            slots, fan_in = self._store.changed(frame.number), self._shape[1]
+            row = np.full(self._shape[0], -1, np.int32)
+            row[self._labels] = np.arange(len(self._labels))
+            died = self._store.seek(frame.number - 1).indices.reshape(-1)[slots]
+            sent = row[slots // fan_in] >= 0
+            arrays["dead_row"], arrays["dead_feature"] = (row[slots // fan_in][sent],
+                                                           self._small(died[sent]))
+
+    def _small(self, features: np.ndarray) -> np.ndarray:
+        """In two bytes where they suffice; -1, of a label of a dense head, lies beyond all features."""
+        return features.astype(np.uint16 if self._features < (1 << 16) - 1 else np.uint32)
+
+    def _heard(self, _: Any, content: Any, buffers: Any) -> None:
+        if isinstance(content, dict) and content.get("ask") == "everything":  # a view that came late
+            self._paint(everything=True)
+
+    def _seek(self, change: Any) -> None:
+        shown = self._shown[0] if isinstance(self._shown, tuple) else self._shown
+        if self._store is not None and shown is not None and shown.number != change.new:
+            self.show(max(0, min(change.new, len(self._store) - 1)))
+
+    def _tell_history(self) -> None:
+        if self._store is None or not 0 <= self.pinned < self._shape[0]:
+            self.history = b""
+            return
+        with self.drawing:
+            if self.pinned not in self._labels:
+                self._choose_rows()
+            rows = history(self._store, self.pinned)
+            self.history = pack({"label": self.pinned, "frames": len(rows), "steps": self._store.steps[:len(rows)]},
+                                {"features": rows.astype(np.uint32)})
+
+
+def pack(head: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
+    """A message: what is said in JSON, then arrays."""
+    kinds = {np.dtype(kind): kind for kind in ("int8", "uint8", "uint16", "int32", "uint32")}
+    arrays = {name: np.ascontiguousarray(a if a.dtype in kinds else a.astype(np.int32)) for name, a in arrays.items()}
+    head = head | {"arrays": [[name, kinds[a.dtype], a.size] for name, a in arrays.items()]}
+    text = json.dumps(head).encode()
+    parts = [np.uint32(len(text)).astype("<u4").tobytes(), text]
+    at = 4 + len(text)
+    for array in arrays.values():
+        parts += [bytes(-at % 8), array.tobytes()]
+        at += -at % 8 + array.nbytes
+    return b"".join(parts)
+
+
+def caption_of(frame: Frame, bins: LabelBins) -> str:
+    """One sentence on a frame: how many connections its rewire moved, of how many, and in which bins."""
+    n_labels, fan_in = frame.indices.shape
+    if frame.step == 0:
+        return f"At the start: each of {n_labels:,} labels reads {fan_in} features drawn at random."
+    moved = (frame.born == frame.step).sum(1)
+    per_bin = np.bincount(bins.of_label, moved, minlength=len(BIN_NAMES))
+    total = np.bincount(bins.of_label, minlength=len(BIN_NAMES)) * fan_in
+    shares = ", ".join(f"{name} {100 * n / t:.1f} %" for name, n, t in zip(BIN_NAMES, per_bin, total, strict=True) if t)
+    return f"Rewire at step {frame.step:,}: {moved.sum():,} of {total.sum():,} connections moved; {shares}."
+
+
+def history(store: FrameStore, label: int) -> np.ndarray:
+    """The features [F, K] that a label read at each frame."""
+    rows = np.repeat(store.seek(0).indices[label][None], len(store), axis=0)
+    fan_in = rows.shape[1]
+    for number in range(1, len(rows)):
+        slots = store.changed(number)
+        mine = slots[slots // fan_in == label] % fan_in
+        if len(mine):
+            rows[number:, mine] = store.seek(number).indices[label, mine]
+    return rows
+
+
+def _changes(features: np.ndarray, values: np.ndarray, base: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
+    """Features and values of all slots, or of those that differ from a base, whichever is less."""
+    if base is not None:
+        changed = (features != base[0]) | (values != base[1])
+        n = int(changed.sum())
+        if n * 4 + min(n * 4, changed.size / 8) < changed.size * 4:
+            where = {"slots": np.flatnonzero(changed)} if n * 32 < changed.size else {
+                "mask": np.packbits(changed, bitorder="little")}
+            values = values[changed]
+            # All that a rewire has grown is of one age.
+            return where | {"features": features[changed],
+                            "values": values[:1] if n and (values == values[0]).all() else values}
+    return {"features": features, "values": values}
+
+
+def _difference(a: np.ndarray, b: np.ndarray, features: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features and values [R, 2K] of two layers [R, K]: 1 in `a` only, 2 in `b` only, 3 in both; 0 and -1 where none."""
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(f"{a.shape[0]:,} labels beside {b.shape[0]:,}: runs of different corpora")
+    row = np.arange(len(a))[:, None]
+    in_a, in_b = np.zeros((2, len(a), features + 1), bool)  # one more column, for the -1 of a dense head
+    in_a[row, a] = in_b[row, b] = True
+    second = np.where(in_a[row, b], -1, b)
+    values = np.hstack([np.where(a < 0, 0, 1 + 2 * in_b[row, a]), np.where(second < 0, 0, 2)])
+    return np.hstack([a, second]), values
+
+
+def _thinned(first: int, last: int, most: int) -> np.ndarray:
+    """At most `most` whole numbers from `first` to before `last`, evenly."""
+    keep = min(last - first, most)
+    return first + np.arange(keep) * (last - first) // max(keep, 1)
+
+
+def _order(order: str, bins: LabelBins, features: int, indices: np.ndarray | None,
+           clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [L] in the order of the rows, and for each feature [D] its column.
+
+    "frequency": most frequent first. "in-degree": features that most labels read to the left, labels that read such
+    ones on top. "cluster": by cluster where these are known; else labels that read the same features stand together,
+    and so do the features: the first axis of a correspondence analysis (Benzecri 1973), found as a singular vector.
+    """
+    by_frequency, as_they_are = np.argsort(-bins.frequency, kind="stable"), np.arange(features)
+    if order == "cluster" and clusters is not None:
+        return np.lexsort((-bins.frequency, clusters)), as_they_are
+    if order == "frequency" or indices is None:
+        return by_frequency, as_they_are
+    sparse = indices[:, 0] >= 0
+    kept = np.flatnonzero(sparse)
+    flat = indices[kept].reshape(-1)
+    in_degree = np.bincount(flat, minlength=features)
+    key = np.zeros(len(indices))
+    if order == "in-degree":
+        key[kept] = -in_degree[indices[kept]].mean(1)
+        of_feature = -in_degree
+    else:
+        matrix = csr_array((np.ones(len(flat)), flat, np.arange(len(kept) + 1) * indices.shape[1]),
+                           shape=(len(kept), features))
+        scale = diags_array(1 / np.sqrt(np.maximum(in_degree, 1)))
+        if min(matrix.shape) < 4:
+            return by_frequency, as_they_are
+        left, sizes, right = svds(matrix @ scale, k=2, v0=np.random.default_rng(0).random(min(matrix.shape)))
+        axis = int(np.argmin(sizes))  # the largest is the same for every random layer: it says how often, not which
+        key[kept] = left[:, axis]
+        of_feature = right[axis] * np.where(in_degree > 0, 1 / np.sqrt(np.maximum(in_degree, 1)), 0)
+    column = np.empty(features, np.int64)
+    column[np.argsort(of_feature, kind="stable")] = as_they_are
+    return np.lexsort((-bins.frequency, key)), column

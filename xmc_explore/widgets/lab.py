@@ -14,10 +14,11 @@ from IPython import get_ipython
 from IPython.display import display
 
 from ..corpora import Corpus
+from ..frames import FrameStore
 from ..plots import method_of
 from ..recipe import Recipe
 from ..trace import Trace
-from .canvas import Canvas, Connectivity
+from .canvas import ConnectivityCanvas
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
 
@@ -72,7 +73,7 @@ class Lab:
         self._about = f"{corpus.name!r}; {self._bins.describe()}"
         self._painting = threading.Lock()
         self._painted = Snapshot(version=-1)
-        self._picture: Connectivity | None = None
+        self._store: FrameStore | None = None
         self._saved, self._saved_text = None, ""
         self._build(self.engine.snapshot.recipe)
         self._answered = threading.Event()
@@ -131,7 +132,7 @@ class Lab:
         self.status, self.message = W.HTML(), W.HTML()
         self.status.add_class("xmc-status-box")
         self.fixed = W.HTML(_definitions(self.corpus, recipe))
-        self.charts, self.canvas = Charts(), Canvas()
+        self.charts, self.canvas = Charts(), ConnectivityCanvas()
         toolbar = W.HBox([*self.buttons.values(), self.status])
         knobs = W.VBox([*self.knobs.values(), self.fixed])
         body = W.HBox([knobs, self.canvas, self.charts.figure])
@@ -176,23 +177,19 @@ class Lab:
     def _draw_connectivity(self, snapshot: Snapshot) -> None:
         before = self._painted
         if snapshot.run != before.run:
-            self._picture = None
+            self._store = None
         if not snapshot.features:
             if snapshot.run != before.run or snapshot.state != before.state:
                 words = "" if snapshot.state == "building" else NO_PICTURE.get(snapshot.recipe.output, "")
                 self.canvas.clear(words)
             return
-        if self._picture is None:
-            self._picture = Connectivity(snapshot.frames[0]["indices"], self._bins, snapshot.features)
-            self.canvas.begin(self._picture, self.corpus.label_names)
-            done = 0
-        else:
-            done = before.rewires
+        done = before.rewires
+        if self._store is None:
+            self._store, done = FrameStore(snapshot.frames), 0
+            self.canvas.begin(self._store, self._bins, self.corpus.label_names, snapshot.features)
+            self.canvas.show(0)
         if snapshot.rewires > done:
-            for frame in snapshot.frames[done + 1:snapshot.rewires + 1]:
-                self._picture.rewire(frame["step"], frame["slots"], frame["new"])
-            caption = f"Rewire at step {frame['step']}: {self._picture.moved(frame['slots'])}."
-            self.canvas.show(self._picture, caption, flash=True)
+            self.canvas.show(snapshot.rewires, flash=True)
 
     # --- what a saved notebook keeps
 
