@@ -35,10 +35,10 @@ HERE = Path(__file__).parent
 
 
 class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
-    """Draws a `Frame` of the connectivity of L labels: `begin(...)` says of what, then `show(frame)` as often as wanted.
+    """Draws a `Frame` of the connectivity of L labels: `begin(...)` says of what, then `show(frame)` each time.
 
-    `hovered` and `pinned` are labels or -1, `brushed` is the name of a bin or "": observe them to follow what is pointed
-    at. `color` is "age", "weight" or "change", `order` "frequency", "cluster" or "in-degree" (of the rows in each bin).
+    `hovered` and `pinned` are labels or -1, `brushed` is the name of a bin or "": observe them to follow the user.
+    `color` is "age", "weight" or "change", `order` "frequency", "cluster" or "in-degree" (of the rows in each bin).
     With a store behind it, the arrow keys move `frame` and the space bar turns `playing`; `transport` shows a slider
     for both. `tick` and `seen` pace whoever paints: the browser answers each tick when it has drawn what came before.
     """
@@ -87,7 +87,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
     def begin(self, store: FrameStore | tuple[int, int], bins: LabelBins, label_names: list[str], features: int, *,
               order: str | None = None, clusters: np.ndarray | None = None,
               scores: Mapping[str, np.ndarray] | None = None) -> None:
-        """Say what will be shown: the frames of a store, or single frames of a layer [L, K]; the picture is empty till then.
+        """Say what will be shown: the frames of a store, or single frames of a layer [L, K].
 
         `label_names` [L]; `features` is D; `clusters` [L], where known, are what the order "cluster" goes by; `scores`
         [L] in percent are told of whoever is pointed at, P@1 say. Raises ValueError if the parts do not fit together.
@@ -154,7 +154,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
     # --- which rows, and in which order
 
     def _sort(self) -> None:
-        """Find the order of the rows and columns; it stays when other frames are shown, so that a row can be followed."""
+        """Find the order of the rows and columns; it stays for other frames, so that a row can be followed."""
         if not self.bands:
             return
         frame = self._shown[0] if isinstance(self._shown, tuple) else self._shown
@@ -165,7 +165,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             self._choose_rows()
 
     def _choose_rows(self) -> None:
-        """All rows, where they are not too many; else an even choice, a closer one of those in sight, and the pinned."""
+        """All rows, if they are not too many; else an even choice, a closer one of those in sight, and the pinned."""
         if not len(self._order):
             return
         places, most = np.arange(len(self._order)), max(MOST_SLOTS // self._shape[1], 2)
@@ -314,7 +314,7 @@ def _changes(features: np.ndarray, values: np.ndarray, base: tuple[np.ndarray, n
 
 
 def _difference(a: np.ndarray, b: np.ndarray, features: int) -> tuple[np.ndarray, np.ndarray]:
-    """Features and values [R, 2K] of two layers [R, K]: 1 in `a` only, 2 in `b` only, 3 in both; 0 and -1 where none."""
+    """Features and values [R, 2K] of two layers [R, K]: 1 only in `a`, 2 only in `b`, 3 in both, else 0."""
     if a.shape[0] != b.shape[0]:
         raise ValueError(f"{a.shape[0]:,} labels beside {b.shape[0]:,}: runs of different corpora")
     row = np.arange(len(a))[:, None]
