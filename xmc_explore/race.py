@@ -25,12 +25,13 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from . import memory
-from .layers import FixedFanIn
+from .layers import FixedFanIn, GroupedFixedFanIn
 from .layers.fixed_fan_in import random_indices
 from .logit_free import step_in_place
 
 STEP = "step with Adam"
 KINDS = ("forward", "gradient of x", "gradient of weight", "forward and both gradients", STEP)
+GROUP_SIZE = 16  # labels that share their connections in the grouped layer
 POSITIVES = 5  # labels a document in the step's loss
 RESERVE = 2 << 30  # bytes of memory that a race leaves free
 SAMPLE_SECONDS = 0.001
@@ -161,6 +162,11 @@ class DenseBfloat16(nn.Linear):
         self.bias.data = self.bias.data.float()
 
 
+def _grouped(shape: Shape, device: torch.device) -> nn.Module:
+    """Groups of 16 labels that share their connections."""
+    return GroupedFixedFanIn(shape.width, shape.n_labels, shape.fan_in, GROUP_SIZE, device=device)
+
+
 def _bottleneck(shape: Shape, device: torch.device) -> nn.Module:
     """Two dense layers with as many multiply-adds as the sparse one."""
     rank = max(1, round(shape.n_labels * shape.fan_in / (shape.n_labels + shape.width)))
@@ -219,6 +225,7 @@ PEERS = {peer.name: peer for peer in (
     Peer("embedding_bag", EmbeddingBag, _sparse, _index),
     Peer("naive gather", Gather, _sparse, lambda s: 16 * s.multiply_adds),
     Peer("scipy CSR", ScipyCSR, _sparse, _index, held=4, trains=False, cpu_only=True),
+    Peer("GroupedFixedFanIn", _grouped, _sparse, lambda s: _index(s) // GROUP_SIZE),
     Peer("bottleneck, equal FLOPs", _bottleneck, _sparse),
 )}
 

@@ -10,6 +10,7 @@ alone (`op.py`), this one is a function of tensors to PyTorch; y and the gradien
 from __future__ import annotations
 
 import math
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +20,13 @@ from .backends import pick
 from .fixed_fan_in import index_dtype, random_indices
 from .op import TAGS, exact, fit, look, look_order, refuse
 
+KERNELS = {"cpu": "cpu_grouped"}  # the modules of the backends that have kernels for groups
+
 
 def _module(backend: str, x: Tensor):
-    """The backend, or the reference where it has no kernels for groups."""
-    module = pick(backend, x.device).module
-    return module if hasattr(module, "grouped_forward") else reference
+    """The kernels of a backend, or the reference where it has none for groups."""
+    name = pick(backend, x.device).name
+    return import_module(f".{KERNELS[name]}", __package__) if name in KERNELS else reference
 
 
 @torch.library.custom_op("xmc_explore::grouped_fixed_fan_in", mutates_args=(), tags=TAGS)
