@@ -3,6 +3,10 @@
 tests/test_fixed_fan_in.py and tests/test_op.py run over this backend too (gradcheck, opcheck, compile, autocast).
 """
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -168,6 +172,58 @@ def test_a_layer_trains_and_follows_a_rewire(device):
         torch.testing.assert_close(*results)
         for one in (layer, twin):
             one.indices.copy_((one.indices + 1) % 6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_compiled_and_under_autocast_on_a_gpu():
+    """tests/test_op.py says the same of every backend of the CPU."""
+    layer = xe.FixedFanIn(64, 500, 8, device="cuda")
+    compiled = torch.compile(torch.nn.Sequential(torch.nn.Linear(32, 64, device="cuda"), layer), fullgraph=True)
+    x = torch.randn(9, 32, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        y = compiled(x)
+    y.sum().backward()
+    assert y.dtype == torch.float32 and layer.weight.grad.isfinite().all()
+    torch.testing.assert_close(y, layer(compiled[0](x)), atol=0.1, rtol=0.05)
+
+
+# Run without TRITON_INTERPRET: Triton's compiler needs no GPU to make the code of one.
+AHEAD_OF_TIME = """
+import re, sys
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from xmc_explore.layers import triton_kernels as tk
+
+SIZES = {"BLOCK_L": 32, "BLOCK_K": 16, "BLOCK_S": 32, "BLOCK_F": 32, "BLOCK_B": 32, "FAN_IN": 32, "SUM": tl.float32}
+ALWAYS = {"partial": "*fp32", **dict.fromkeys(("order", "start", "stop", "place", "ends"), "*i32")}
+GPUS = ("fp32", "i16", True, 80), ("bf16", "i32", False, 90), ("fp16", "i16", True, 75)
+for number, index, bias, capability in GPUS:
+    for name in ("forward", "weight_gradient", "segment", "combine", "scatter"):
+        kernel = getattr(tk, name + "_kernel")
+        constants = {n: SIZES[n] for n in kernel.arg_names if n in SIZES}
+        constants |= {"bias": None} if "bias" in kernel.arg_names and not bias else {}
+        kinds = {n: "constexpr" if n in constants else ALWAYS.get(n) or (
+            "i32" if n in ("batch", "n_labels", "in_features") else "*" + (index if n == "indices" else number))
+            for n in kernel.arg_names}
+        if name == "scatter":
+            kinds["dx"] = "*fp32"
+        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n not in constants}
+        source = ASTSource(kernel, kinds, {(kernel.arg_names.index(n),): v for n, v in constants.items()}, aligned)
+        made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+        wide = len(re.findall(r"ld\\.global\\S*\\.v[24]", made.asm["ptx"]))
+        print(capability, number, name, "bytes:", len(made.asm["cubin"]) > 0, "vectors:", wide > 0)
+"""
+
+
+def test_every_kernel_compiles_for_gpus_that_are_not_here(tmp_path):
+    """From Turing to Hopper; what is gathered is gathered by vectors of 8 or 16 bytes a thread."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", AHEAD_OF_TIME], capture_output=True, text=True, timeout=300,
+                          env=environment)
+    rows = done.stdout.splitlines()
+    assert len(rows) == 15 and all(row.endswith("bytes: True vectors: True") for row in rows), done.stdout + done.stderr
 
 
 # --- which backend ------------------------------------------------------------------------------------------------
