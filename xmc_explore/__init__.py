@@ -34,6 +34,7 @@ _HOME = {
     "load_walk": ".layers.walk",
     "Rewirer": ".sparsity",
     "Lab": ".widgets",
+    "scrub": ".widgets",
     "StepPicture": ".widgets",
     "logit_free": None,
     "memory": None,

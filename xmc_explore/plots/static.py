@@ -237,9 +237,9 @@ class _Canvas:
         x = x_axis.at(t.x)
         place = dict(preserveAspectRatio="none", style="image-rendering:pixelated")
         self.add("image", x=float(min(x)), y=float(top), width=float(max(x) - min(x)), height=float(bottom - top),
-                 href=_png(pixels), **place)
+                 href=png(pixels), **place)
         bar, right = np.concatenate([colors[::-1, None], np.full((256, 1, 1), 255, np.uint8)], axis=2), self.right + 44
-        self.add("image", x=right, y=self.top, width=16.0, height=self.bottom - self.top, href=_png(bar), **place)
+        self.add("image", x=right, y=self.top, width=16.0, height=self.bottom - self.top, href=png(bar), **place)
         values = t.colorbar.tickvals or (low, (low + high) / 2, high)
         for value, text in zip(values, t.colorbar.ticktext or [f"{v:.3g}" for v in values], strict=True):
             self.write(right + 22, self.bottom + 5 - (value - low) / (high - low) * (self.bottom - self.top), text)
@@ -302,7 +302,7 @@ def _rgb(color: str) -> tuple[float, ...]:
     return hex_to_rgb(color) if color.startswith("#") else unlabel_rgb(color)
 
 
-def _png(pixels: np.ndarray) -> str:
+def png(pixels: np.ndarray) -> str:
     """RGBA pixels [H, W, 4] as the address of a PNG."""
     height, width, _ = pixels.shape
     raw = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1).tobytes()

@@ -134,6 +134,10 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             self.frame = a.number
             self._paint()
 
+    @property
+    def in_difference(self) -> bool:
+        return isinstance(self._shown, tuple)
+
     def clear(self, caption: str) -> None:
         """Show words and no picture."""
         with self.drawing, self.hold_sync():
@@ -244,8 +248,8 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             self._paint(everything=True)
 
     def _seek(self, change: Any) -> None:
-        shown = self._shown[0] if isinstance(self._shown, tuple) else self._shown
-        if self._store is not None and shown is not None and shown.number != change.new:
+        shown = self._shown  # of a difference, whoever asked for it knows the other side
+        if self._store is not None and isinstance(shown, Frame) and shown.number != change.new:
             self.show(max(0, min(change.new, len(self._store) - 1)))
 
     def _tell_history(self) -> None:

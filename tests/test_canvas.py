@@ -1,0 +1,270 @@
+"""The connectivity canvas on the kernel's side: what is sent, in which order, how much, and what is said of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from canvas_reader import Reader, unpack
+from frames_for_tests import drawn, zipf_bins
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xmc_explore.corpora import label_bins
+from xmc_explore.frames import Frame, FrameStore
+from xmc_explore.widgets import canvas as module
+from xmc_explore.widgets.canvas import ConnectivityCanvas, caption_of, history
+
+L, K, D = 60, 4, 40
+NAMES = [f"label {i}" for i in range(L)]
+
+
+def shown(store=None, bins=None, frame=0, **options):
+    store, bins = store or drawn(L, K, D, 6), bins or zipf_bins(L)
+    canvas = ConnectivityCanvas()
+    canvas.begin(store, bins, [f"label {i}" for i in range(len(bins.of_label))], D, **options)
+    canvas.show(frame)
+    return canvas, Reader(canvas), store
+
+
+def agrees(reader, frame, features=D):
+    np.testing.assert_array_equal(reader.indices, frame.indices[reader.labels])
+    np.testing.assert_array_equal(reader.births, frame.born[reader.labels])
+    assert (reader.head["number"], reader.head["step"], reader.head["width"]) == (frame.number, frame.step, features)
+
+
+@given(st.lists(st.integers(0, 6), max_size=8))
+@settings(max_examples=25)
+def test_any_way_through_the_frames_shows_each_as_it_was(way):
+    canvas, reader, store = shown()
+    for number in way:
+        canvas.show(number)
+        agrees(reader, store.seek(number))
+        assert canvas.frame == number and canvas.frames == 7
+
+
+def test_the_next_frame_is_sent_as_a_difference():
+    store = drawn(1000, 32, 300, 3)
+    canvas = ConnectivityCanvas()
+    canvas.begin(store, zipf_bins(1000), ["x"] * 1000, 300)
+    canvas.show(0)
+    whole = len(canvas.picture)
+    canvas.show(1)
+    n = len(store.changed(1))
+    assert whole > 4 * 32_000 and len(canvas.picture) < 32_000 / 8 + 2 * n + 1000
+    before = canvas.picture
+    canvas.show(1)
+    assert len(canvas.picture) < 1000 and canvas.picture != before  # nothing changed but the number of the message
+
+
+def test_a_message_that_was_lost_is_made_good():
+    canvas, reader, store = shown()
+    with canvas.hold_sync():
+        canvas.show(1)
+    reader.seq = -5  # as if it had never come
+    canvas.show(2)
+    agrees(reader, store.seek(2))
+
+
+def test_the_arrow_keys_of_the_browser_move_the_frame():
+    canvas, reader, store = shown()
+    canvas.set_state({"frame": 4})
+    agrees(reader, store.seek(4))
+    assert canvas.caption == caption_of(store.seek(4), zipf_bins(L))
+    canvas.set_state({"frame": 400})
+    agrees(reader, store.seek(6))
+
+
+def test_the_caption_counts_what_moved():
+    store, bins = drawn(L, K, D, 2), zipf_bins(L)
+    assert caption_of(store.seek(0), bins) == f"At the start: each of {L} labels reads {K} features drawn at random."
+    slots = store.changed(2)
+    shares = ", ".join(f"{name} {100 * np.isin(slots // K, bins.labels(name)).mean() * len(slots) / n:.1f} %"
+                       for name in bins.names if (n := K * len(bins.labels(name))))
+    assert caption_of(store.seek(2), bins) == (
+        f"Rewire at step 200: {len(slots)} of {L * K} connections moved; {shares}.")
+
+
+# --- order
+
+
+def test_rows_stand_by_bin_and_then_by_frequency():
+    rng = np.random.default_rng(0)
+    bins = label_bins(rng.permutation(zipf_bins(L).frequency))
+    _, reader, _ = shown(bins=bins)
+    assert (np.diff(bins.of_label[reader.labels]) >= 0).all() and (np.diff(bins.frequency[reader.labels]) <= 0).all()
+    assert sorted(reader.labels) == list(range(L)) and reader.columns.tolist() == list(range(D))
+
+
+def test_in_degree_puts_what_most_read_to_the_left_and_on_top():
+    canvas, reader, store = shown(frame=3)
+    canvas.order = "in-degree"
+    indices = store.seek(3).indices
+    in_degree = np.bincount(indices.reshape(-1), minlength=D)
+    assert (np.diff(in_degree[np.argsort(reader.columns)]) <= 0).all()
+    mean = in_degree[indices].mean(1)[reader.labels]
+    of_bin = zipf_bins(L).of_label[reader.labels]
+    assert all((np.diff(mean[of_bin == b]) <= 1e-12).all() for b in range(3))
+    agrees(reader, store.seek(3))
+    before = reader.labels.copy()
+    canvas.show(5)
+    np.testing.assert_array_equal(reader.labels, before)  # a row stays where it is, so that it can be followed
+
+
+def test_cluster_brings_labels_together_that_read_the_same():
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 2, L)
+    indices = (group[:, None] * (D // 2) + np.argsort(rng.random((L, D // 2)), 1)[:, :K]).astype(np.int16)
+    bins = label_bins(np.r_[np.full(10, 100), np.ones(50, int)])
+    canvas, reader, _ = shown(FrameStore([{"step": 0, "indices": indices}]), bins)
+    canvas.order = "cluster"
+    for b in range(3):
+        switches = np.abs(np.diff(group[reader.labels][bins.of_label[reader.labels] == b])).sum()
+        assert switches <= 1
+    halves = np.argsort(reader.columns) // (D // 2)
+    assert np.abs(np.diff(halves)).sum() == 1
+
+
+def test_known_clusters_are_what_cluster_goes_by():
+    clusters = np.arange(L) % 3
+    canvas, reader, _ = shown(clusters=clusters)
+    canvas.order = "cluster"
+    of_bin = zipf_bins(L).of_label[reader.labels]
+    assert all((np.diff(clusters[reader.labels][of_bin == b]) >= 0).all() for b in range(3))
+
+
+# --- colour
+
+
+def test_weights_are_sent_where_they_were_recorded():
+    store = drawn(L, K, D, 2)
+    weight = np.random.default_rng(1).integers(-127, 128, (L, K)).astype(np.int8)
+    store._frames[1] |= {"weight": weight, "scale": np.full(L, 0.01, np.float32)}
+    canvas, reader, _ = shown(store, frame=2)
+    assert "weight" not in reader.head
+    canvas.color = "weight"
+    frame = store.seek(2)
+    sent = unpack(canvas.picture)
+    assert sent["weight_step"] == 100
+    np.testing.assert_allclose(sent["weight"].reshape(L, K) * sent["largest"] / 127, frame.weight[reader.labels],
+                               atol=sent["largest"] / 254 + 1e-9)
+
+
+def test_deaths_are_sent_where_they_are_coloured():
+    canvas, reader, store = shown(frame=2)
+    canvas.color = "change"
+    sent = unpack(canvas.picture)
+    slots = store.changed(2)
+    died = set(zip((slots // K).tolist(), store.seek(1).indices.reshape(-1)[slots].tolist(), strict=True))
+    assert set(zip(reader.labels[sent["dead_row"]].tolist(), sent["dead_feature"].tolist(), strict=True)) == died
+    canvas.show(0)
+    assert "dead_row" not in unpack(canvas.picture)
+
+
+def test_the_difference_of_two_runs():
+    a, b = drawn(L, K, D, 3), drawn(L, K, D, 3, seed=1)
+    canvas, reader, _ = shown(a)
+    canvas.show_difference(a.seek(3), b.seek(3), ("left", "right"))
+    in_a, in_b = np.zeros((2, L, D), bool)
+    in_a[np.arange(L)[:, None], a.seek(3).indices] = in_b[np.arange(L)[:, None], b.seek(3).indices] = True
+    found = np.zeros((L, D), int)
+    values = reader.values.reshape(L, -1)
+    for row, label in enumerate(reader.labels):
+        for feature, value in zip(reader.indices[row], values[row], strict=True):
+            if feature < D:
+                assert value and not found[label, feature]
+                found[label, feature] = value
+    np.testing.assert_array_equal(found, in_a + 2 * in_b)
+    assert reader.head["pair"] == ["left", "right"]
+    assert f"only in left {100 * (in_a & ~in_b).sum() / (in_a | in_b).sum():.1f} %" in canvas.caption
+    canvas.show(3)
+    agrees(reader, a.seek(3))
+
+
+def test_runs_of_different_corpora_have_no_difference():
+    canvas, _, store = shown()
+    with pytest.raises(ValueError, match="60 labels beside 50"):
+        canvas.show_difference(store.seek(0), drawn(50, K, D, 1).seek(0))
+
+
+# --- many labels
+
+
+def test_of_very_many_labels_some_rows_are_sent_and_those_in_sight_on_demand(monkeypatch):
+    monkeypatch.setattr(module, "MOST_SLOTS", 24 * K)
+    canvas, reader, store = shown()
+    assert len(reader.labels) <= 24 and len(canvas.names) == len(reader.labels)
+    bins = zipf_bins(L)
+    assert {0, 1, 2} <= set(bins.of_label[reader.labels].tolist())
+    agrees(reader, store.seek(0))
+    canvas.set_state({"window": [40, 50]})
+    assert set(range(40, 50)) <= set(reader.places.tolist()) and len(reader.labels) <= 24 + 10
+    canvas.show(3)
+    agrees(reader, store.seek(3))
+    hidden = next(label for label in range(L) if label not in reader.labels)
+    canvas.set_state({"pinned": hidden})
+    assert hidden in reader.labels
+
+
+def test_steps_beyond_two_bytes():
+    store = drawn(L, K, D, 2)
+    for number, step in ((1, 300_000), (2, 300_128)):
+        store._frames[number]["step"] = step
+    canvas, reader, _ = shown(store, frame=2)
+    assert reader.head["unit"] == 8
+    np.testing.assert_array_equal(reader.births, store.seek(2).born[reader.labels] // 8 * 8)
+
+
+def test_a_label_of_a_dense_head_reads_no_single_feature():
+    indices = np.tile(np.arange(K, dtype=np.int32), (L, 1))
+    indices[0] = -1
+    frame = Frame(0, 0, indices, np.zeros_like(indices))
+    canvas = ConnectivityCanvas()
+    canvas.begin((L, K), zipf_bins(L), NAMES, D)
+    canvas.show(frame)
+    reader = Reader(canvas)
+    assert (reader.indices[list(reader.labels).index(0)] >= D).all()
+    for order in ("cluster", "in-degree"):
+        canvas.order = order
+        assert sorted(reader.labels) == list(range(L))
+
+
+# --- pinned, scores, bad input
+
+
+def test_the_history_of_a_pinned_label():
+    canvas, _, store = shown()
+    canvas.set_state({"pinned": 7})
+    sent = unpack(canvas.history)
+    assert (sent["label"], sent["frames"], sent["steps"]) == (7, 7, store.steps)
+    expected = np.array([store.seek(i).indices[7] for i in range(7)])
+    np.testing.assert_array_equal(sent["features"].reshape(7, K), expected)
+    np.testing.assert_array_equal(history(store, 7), expected)
+    canvas.set_state({"pinned": -1})
+    assert canvas.history == b""
+
+
+def test_scores_follow_the_order_of_the_rows():
+    values = np.arange(L, dtype=float)
+    values[3] = np.nan
+    canvas, reader, _ = shown(scores={"P@5": values})
+    expected = [None if label == 3 else float(label) for label in reader.labels]
+    assert canvas.scores == {"P@5": expected}
+    canvas.order = "in-degree"
+    assert canvas.scores["P@5"] == [None if label == 3 else float(label) for label in reader.labels]
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    (dict(scores={"P@5": np.zeros(5)}), "scores of 'P@5': 5 for 60 labels"),
+    (dict(clusters=np.zeros(9)), "clusters: 9 for 60 labels")])
+def test_parts_that_do_not_fit(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        shown(**wrong)
+
+
+def test_clear_leaves_words_alone():
+    canvas, _, _ = shown()
+    canvas.clear("nothing to draw")
+    assert (canvas.picture, canvas.bands, canvas.names, canvas.caption) == (b"", [], [], "nothing to draw")
+    canvas.order = "cluster"
+    canvas.set_state({"window": [0, 5], "pinned": 3})
+    assert canvas.picture == b""

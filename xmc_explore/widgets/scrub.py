@@ -1,0 +1,224 @@
+"""`scrub(trace)`: a recorded run to go through frame by frame, or two of them side by side. Nothing is trained."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import ipywidgets as W
+import numpy as np
+import plotly.graph_objects as go
+from IPython.display import display
+
+from ..corpora import BIN_NAMES, LabelBins, label_bins
+from ..frames import Frame, FrameStore
+from ..plots import CONFIG, Picture
+from ..plots.static import png
+from ..plots.style import INK
+from ..trace import Trace
+from .canvas import ConnectivityCanvas
+from .guarded import Guarded
+from .lab import _close, _hear_while_a_cell_runs
+
+LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
+STILL = (330, 640)  # pixels of the picture that stays in a saved notebook
+
+
+class Figure(Guarded, go.FigureWidget):
+    """A figure that follows the canvas: one bin alone, and a line at the step of the frame."""
+
+
+class Scrub:
+    """What `scrub` shows: `canvases` by name, `figures`, `widget`; `frame` is the position in the (first) run.
+
+    `difference` shows the connections that only one of two runs has. `close()` takes it off the screen.
+    """
+
+    def __init__(self, runs: Mapping[str, Trace | FrameStore], pictures: tuple[Picture, ...], corpus: Any):
+        self._runs = {name: _parts(run, corpus) for name, run in runs.items()}
+        alone = len(runs) == 1
+        self.canvases = {name: ConnectivityCanvas(transport=True, panel="side" if alone else "line") for name in runs}
+        for name, canvas in self.canvases.items():
+            store, bins, names, features, scores = self._runs[name]
+            canvas.begin(store, bins, names, features, scores=scores)
+            canvas.show(len(store) - 1)
+        self._first = next(iter(self.canvases.values()))
+        self.figures = [_linked(picture) for picture in pictures]
+        self._difference = W.ToggleButton(description="difference", tooltip="Connections that only one of the runs has")
+        self._difference.observe(lambda _: self._show(), "value")
+        boxes = [W.VBox([W.HTML(f"<b>{html.escape(name)}</b>"), canvas]) for name, canvas in self.canvases.items()]
+        self._boxes = boxes
+        self.widget = W.VBox([*([self._first] if alone else [self._difference, W.HBox(boxes)]), *self.figures])
+        self.widget.add_class("xmc-scrub")
+        for name, box in zip(self.canvases, boxes, strict=True):
+            box.add_class("xmc-beside")
+            if not alone and name != next(iter(runs)):
+                canvas = self.canvases[name]
+                canvas.transport = False  # one slider for both
+                for trait in LINKED:
+                    W.jslink((self._first, trait), (canvas, trait))
+                canvas.observe(self._moved_second, "frame")
+        for widget in (*self.canvases.values(), self._difference, *self.figures):
+            _hear_while_a_cell_runs(widget)
+        self._first.observe(lambda _: self._show(), "frame")
+        self._first.observe(lambda _: self._filter(), "brushed")
+        self._first.observe(lambda _: self._grow(), "hovered")
+        self._show()
+
+    @property
+    def frame(self) -> int:
+        return self._first.frame
+
+    @frame.setter
+    def frame(self, value: int) -> None:
+        self._first.frame = int(value)
+
+    @property
+    def difference(self) -> bool:
+        return self._difference.value
+
+    @difference.setter
+    def difference(self, value: bool) -> None:
+        self._difference.value = value
+
+    def close(self) -> None:
+        _close(self.widget)
+
+    # --- one frame everywhere
+
+    def _show(self) -> None:
+        (name, (store, *_)), *others = self._runs.items()
+        at = max(0, min(self._first.frame, len(store) - 1))
+        step = store.steps[at]
+        if self.difference and others:
+            (other, (second, *_)), = others
+            self._first.show_difference(store.seek(at), second.seek(_at_step(second, step)), (name, other))
+        elif self._first.in_difference:
+            self._first.show(at)
+        for other, (second, *_) in others:
+            self._boxes[list(self._runs).index(other)].layout.display = "none" if self.difference else None
+            if not self.difference:
+                self.canvases[other].frame = _at_step(second, step)
+        for figure in self.figures:
+            with figure.drawing, figure.batch_update():
+                figure.layout.shapes[-1].update(x0=step, x1=step)
+
+    def _moved_second(self, change: Any) -> None:
+        """The arrow keys on the second canvas move the first, and that moves the second."""
+        canvas = change.owner
+        store, second = self._runs[next(iter(self._runs))][0], self._runs[list(self._runs)[1]][0]
+        if change.new != _at_step(second, store.steps[self._first.frame]):
+            self._first.frame = _at_step(store, second.steps[min(change.new, len(second) - 1)])
+            canvas.frame = _at_step(second, store.steps[self._first.frame])
+
+    def _filter(self) -> None:
+        for figure in self.figures:
+            filter_bins(figure, self._first.brushed)
+
+    def _grow(self) -> None:
+        """A run that is still being recorded has more frames by now."""
+        self._first.frames = len(self._runs[next(iter(self._runs))][0])
+
+    # --- in a notebook
+
+    def _ipython_display_(self) -> None:
+        display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
+        stills = "".join(_still(name if len(self._runs) > 1 else "", store.seek(-1), bins, features, canvas.caption)
+                         for (name, (store, bins, _, features, _)), canvas in
+                         zip(self._runs.items(), self.canvases.values(), strict=True))
+        display({"text/html": f'<div class="xmc-saved">{stills}<p>(The last frame of {self._words()}: run the cell to '
+                              f'scrub.)</p></div>', "text/plain": repr(self)}, raw=True)
+
+    def _words(self) -> str:
+        return " and ".join(f"{len(store)}" for store, *_ in self._runs.values())
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {len(store)} frames, to step {store.steps[-1]:,}. {canvas.caption}" for
+                         (name, (store, *_)), canvas in zip(self._runs.items(), self.canvases.values(), strict=True))
+
+
+def scrub(run: Trace | FrameStore | Mapping[str, Trace], *pictures: Picture, corpus: Any = None) -> Scrub:
+    """Go through a recorded run frame by frame; show it as the last line of a cell.
+
+    A trace, or the frames of a run that is still being recorded (then `corpus` names and bins its labels); or two
+    traces by name, {"A": ..., "B": ...}, side by side under one slider, with the difference at a button. Figures given
+    beside it, `xe.plots.per_bin(trace)` say, follow: brushing a bin lets the lines of others fade, and a line marks
+    the step.
+    Raises ValueError for a run without connectivity, and for two runs of different layers.
+    """
+    runs = dict(run) if isinstance(run, Mapping) else {"run": run}
+    if not 1 <= len(runs) <= 2:
+        raise ValueError(f"one run or two can be scrubbed together; got {len(runs)}")
+    for name, one in runs.items():
+        if not len(one.store if isinstance(one, Trace) else one):
+            raise ValueError(f"{name!r} recorded no connectivity: its output layer is not sparse")
+    found = Scrub(runs, pictures, corpus)
+    shapes = {f"{len(bins.of_label):,} labels, {features:,} features"
+              for _, bins, _, features, _ in found._runs.values()}
+    if len(shapes) > 1:
+        found.close()
+        raise ValueError(f"these two cannot be compared: {' beside '.join(sorted(shapes))}")
+    return found
+
+
+def filter_bins(figure: go.FigureWidget, bin_name: str) -> None:
+    """Leave the lines of one bin as they are and let those of the others fade; "" brings all back."""
+    with figure.batch_update():
+        for trace in figure.data:
+            of = next((b for b in BIN_NAMES if b in f"{trace.name or ''} {trace.legendgroup or ''}".lower()), None)
+            if of is not None:
+                trace.opacity = 1.0 if bin_name in ("", of) else 0.12
+
+
+def _parts(run: Trace | FrameStore, corpus: Any) -> tuple[FrameStore, LabelBins, list[str], int, dict]:
+    """Store, bins, label names, D and scores of a run."""
+    if isinstance(run, Trace):
+        try:
+            table = run.of_labels(5)
+            scores = {"P@5": table.precision.to_numpy(), "recall@5": table.recall.to_numpy()}
+        except KeyError:
+            scores = {}
+        return run.store, run.bins(), run.label_names, run.width, scores
+    indices = run.seek(0).indices
+    names = [f"label {i}" for i in range(len(indices))] if corpus is None else corpus.label_names
+    bins = label_bins(np.ones(len(indices), np.int64)) if corpus is None else corpus.bins()
+    return run, bins, names, int(indices.max()) + 1, {}
+
+
+def _at_step(store: FrameStore, step: int) -> int:
+    """The last frame that is not after a step."""
+    return max(int(np.searchsorted(store.steps, step, side="right")) - 1, 0)
+
+
+def _linked(picture: Picture) -> Figure:
+    figure = Figure(picture.figure)
+    figure._config = figure._config | CONFIG
+    figure.add_shape(type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1, line=dict(color=INK, width=1))
+    return figure
+
+
+def _still(name: str, frame: Frame, bins: LabelBins, features: int, caption: str) -> str:
+    """A frame as a picture for wherever no script runs: bands of equal height, colour by age, the newest on top."""
+    tall, wide = STILL
+    order = np.argsort(-bins.frequency, kind="stable")
+    parts = [order[bins.of_label[order] == b] for b in range(len(BIN_NAMES))]
+    parts = [part for part in parts if len(part)]
+    each, wide = tall // len(parts), min(wide, features)
+    age = np.zeros((each * len(parts), wide), np.uint8)
+    for top, labels in enumerate(parts):
+        indices, born = frame.indices[labels], frame.born[labels]
+        row = np.broadcast_to(top * each + np.arange(len(labels))[:, None] * each // len(labels), indices.shape)
+        there = indices >= 0
+        value = (1 + 254 * (born / max(frame.step, 1))).astype(np.uint8)
+        np.maximum.at(age, (row[there], indices[there] * wide // features), value[there])
+        for line in range(top * each, (top + 1) * each):  # where rows are taller than a pixel
+            if line not in row[:, 0]:
+                age[line] = age[line - 1] if line > top * each else 0
+    share = age[..., None] / 255
+    pixels = np.concatenate([(1 - share) * [128, 128, 128] + share * [204, 60, 150], 190 * (age[..., None] > 0)], -1)
+    bands = ", ".join(f"{b} {int((bins.of_label == i).sum()):,}" for i, b in enumerate(BIN_NAMES))
+    words = html.escape(f"{name + ': ' if name else ''}{caption} Rows are labels, from head to tail ({bands}); columns "
+                        f"are {features:,} features; the pinker, the newer.")
+    return (f'<p><img alt="{words}" src="{png(pixels.astype(np.uint8))}" style="width:{STILL[1]}px;max-width:100%;'
+            f'height:{tall}px;image-rendering:pixelated"></p><p>{words}</p>')
