@@ -20,7 +20,7 @@ from .backends import pick
 from .fixed_fan_in import index_dtype, random_indices
 from .op import TAGS, exact, fit, look, look_order, refuse
 
-KERNELS = {"cpu": "cpu_grouped"}  # the modules of the backends that have kernels for groups
+KERNELS = {"cpu": "cpu_grouped", "triton": "triton_grouped"}  # the modules of the backends that have kernels for groups
 
 
 def _module(backend: str, x: Tensor):
