@@ -23,6 +23,8 @@ FAST = {  # a line a notebook, at most 30 seconds each
     "01_the_long_tail": dict(steps=60),
     "03_fixed_fan_in": dict(n_labels=2000, repeats=1, demo_labels=20_000),
     "04_a_triton_kernel": dict(),
+    "05_dynamic_sparse_training": dict(steps=60, calls_steps=30, live_steps=30, lab_steps=100),
+    "06_connectivity_head_and_tail": dict(steps=40),
     "07_gradient_flow_and_the_auxiliary_objective": dict(steps=40, live_steps=12, lab_steps=100),
     "09_your_own_data": dict(steps=30, transformer_steps=4, seeds=[0]),
 }
@@ -31,6 +33,8 @@ FIGURES = {  # at least so many
     "01": 5,
     "03": 2,
     "04": 4,
+    "05": 8,
+    "06": 10,
     "07": 10,
     "09": 7,
 }
@@ -194,6 +198,24 @@ def ranges_04(notebook: nbformat.NotebookNode, text: str) -> None:
     assert ("documents from 32 on are missing and 35,840 bytes" in text) or "Triton is not installed here" in text
 
 
+def ranges_05(notebook: nbformat.NotebookNode, text: str) -> None:
+    dropped = value(notebook, "{'head'")
+    assert list(dropped) == ["head", "torso", "tail"] and all(0 <= share <= 100 for share in dropped.values())
+    captions = "\n".join(outputs(notebook, "text/html"))
+    found = [tuple(map(float, row)) for row in re.findall(
+        r"decide them: head ([\d.]+) %, torso ([\d.]+) % and tail ([\d.]+) %; by chance", captions)]
+    assert len(found) == 3 and found[0][0] > 2 * found[0][2]  # the recording: more of the head's than of the tail's
+    assert captions.count("Over all seeds") == 1
+
+
+def ranges_06(notebook: nbformat.NotebookNode, text: str) -> None:
+    alive = value(notebook, "{'head': [")
+    assert alive["head"][0] < alive["tail"][0] < 0.6  # most of what is grown in the recording dies at once
+    moved = value(notebook, "{'Adam'")
+    assert moved["Adam on planted"]["tail"] > moved["Adam on planted"]["head"]
+    assert "\n".join(outputs(notebook, "text/html")).count("Over all seeds") == 5
+
+
 def ranges_07(notebook: nbformat.NotebookNode, text: str) -> None:
     assert "12 of 100 steps" in text  # the laboratory's trace
     verdicts = next(h for h in outputs(notebook, "text/html") if "xmc-verdicts" in h)
@@ -218,6 +240,8 @@ RANGES = {
     "01": ranges_01,
     "03": ranges_03,
     "04": ranges_04,
+    "05": ranges_05,
+    "06": ranges_06,
     "07": ranges_07,
     "09": ranges_09,
 }

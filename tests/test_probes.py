@@ -258,7 +258,11 @@ def test_every_connection_has_a_birth_and_a_death(trace):
             now[label][k] = int(after[label, k]), step
     expected += [(label, born, -1) for label, row in enumerate(now) for _, born in row]
     assert sorted(zip(*(part.tolist() for part in found), strict=True)) == sorted(expected)
-    assert np.array_equal(probes.replaced(trace.store), np.bincount(found.label[found.died >= 0], minlength=40))
+    replaced = np.bincount(found.label[found.died >= 0], minlength=40)
+    assert np.array_equal(probes.replaced(trace.store), replaced)
+    by_bin = probes.moves(trace.store, np.arange(40) % 2)
+    assert by_bin["head"] == replaced[::2].mean() / 6 and by_bin["torso"] == replaced[1::2].mean() / 6
+    assert math.isnan(by_bin["tail"])
 
 
 def test_survival_by_hand():

@@ -342,6 +342,13 @@ def replaced(store: FrameStore) -> np.ndarray:
     return found
 
 
+def moves(store: FrameStore, of_label: np.ndarray) -> dict[str, float]:
+    """How often a slot was replaced in the whole run, mean over those of each bin; NaN for an empty bin."""
+    each = replaced(store) / store.seek(0).indices.shape[1]
+    return {name: float(each[of_label == i].mean()) if (of_label == i).any() else math.nan
+            for i, name in enumerate(BIN_NAMES)}
+
+
 def ages(store: FrameStore, of_label: np.ndarray) -> dict[str, np.ndarray]:
     """Mean age in steps of each bin's connections right after each frame, {bin: [frames]}; NaN for an empty bin."""
     found = np.full((len(BIN_NAMES), len(store)), np.nan)
