@@ -80,7 +80,8 @@ def slopes(rows: pd.DataFrame) -> pd.DataFrame:
 def targets(rows: pd.DataFrame) -> pd.DataFrame:
     """Every target row: how many times as fast as nn.Linear, beside D/K, and as torch CSR.
 
-    A step is the faster of FixedFanIn's two: with torch's optimizer, or in place.
+    A step is the faster of FixedFanIn's two: with torch's optimizer, or in place. Groups, where they were raced, stand
+    beside single labels and the bottleneck of equal FLOPs.
     """
     found = []
     for shape in target():
@@ -99,6 +100,11 @@ def targets(rows: pd.DataFrame) -> pd.DataFrame:
         if ("torch CSR", BOTH) in by.index:
             ratio = by.loc[("torch CSR", BOTH), "median ms"] / by.loc[("FixedFanIn", BOTH), "median ms"]
             row["times torch CSR"] = f"{ratio:.1f}"
+        if ("GroupedFixedFanIn", BOTH) in by.index:
+            for name, words in (("FixedFanIn", "single labels"), ("bottleneck, equal FLOPs", "the bottleneck")):
+                if (name, BOTH) in by.index:
+                    ratio = by.loc[(name, BOTH), "median ms"] / by.loc[("GroupedFixedFanIn", BOTH), "median ms"]
+                    row[f"groups, times {words}"] = f"{ratio:.1f}"
         found.append(row)
     return pd.DataFrame(found)
 

@@ -1,0 +1,45 @@
+"""Labels in groups on this machine: beside the layer of single labels, and a bottleneck of as many multiply-adds.
+
+    python -m benchmarks.grouped [--labels 131072] [--repeats 9] [--device cpu]
+
+Writes results/grouped_DEVICE.csv (every row of the race) and results/grouped_DEVICE.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import pandas as pd
+import torch
+
+from benchmarks.machine import RESULTS, write_parts, write_text
+from xmc_explore.race import GROUP_SIZE, race
+
+PEERS = ("FixedFanIn", "GroupedFixedFanIn", "bottleneck, equal FLOPs")
+KINDS = ("forward", "gradient of x", "gradient of weight", "forward and both gradients")
+SIZES = ["batch", "width", "n_labels", "fan_in"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--labels", type=int, default=131_072)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    shapes = [(b, 768, options.labels, k) for k, b in itertools.product((32, 64), (32, 64, 256))]
+    rows = pd.DataFrame(race(shapes, PEERS, kinds=KINDS, repeats=options.repeats, device=options.device, seconds=30))
+    name = f"grouped_{torch.device(options.device).type}"
+    write_text(RESULTS / f"{name}.csv", rows.round(3).to_csv(index=False))
+    times = rows.pivot_table(index=[*SIZES, "kind"], columns="peer", values="median ms").reset_index()
+    single, grouped, dense = (times[peer] for peer in PEERS)
+    times["groups, times single labels"] = single / grouped
+    times["groups, times bottleneck"] = dense / grouped
+    write_parts(name, f"Labels in groups of {GROUP_SIZE} on {options.device}", [
+        f"median ms of up to {options.repeats} turns; peers take turns in one process; other work shared the cores",
+        "times: so many times as fast; the bottleneck has as many multiply-adds, in two dense products"],
+        [("", times.round(2))])
+
+
+if __name__ == "__main__":
+    main()
