@@ -30,7 +30,7 @@ FAST = {  # a line a notebook, at most 30 seconds each
 }
 FIGURES = {  # at least so many
     "00": 6,
-    "01": 5,
+    "01": 6,
     "03": 2,
     "04": 4,
     "05": 8,
