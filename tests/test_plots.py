@@ -420,6 +420,22 @@ def test_connectivity_counts_what_is_new_since_the_start(traces):
     assert f"{100 * moved.mean():.1f} % of the 240 connections" in picture.caption
 
 
+def test_labels_of_a_dense_head_have_no_connections_to_draw(corpus):
+    recipe = xe.Recipe.method("SET", **TINY | dict(head_share=0.5))
+    trace = xe.train(corpus, recipe, steps=40, progress=False)
+    dense = trace.connectivity(0)[:, 0] < 0
+    assert 0 < dense.sum() < 60 and (trace.bins().of_label[dense] == 0).all()
+    drawings = [plots.churn, plots.churn_by_frequency, plots.survival, plots.age, plots.exploration, plots.magnitudes,
+                plots.in_degree, plots.in_degree_drift, lambda t: plots.overlap(t, corpus)]
+    for picture in (draw(trace) for draw in drawings):
+        assert "head" not in {t.name for t in picture.figure.data}
+        assert "nan" not in picture.caption and picture.svg()
+    total = named(plots.exploration(trace).figure, "all labels").y
+    assert total[1:] == pytest.approx(100 * trace.history("explored")[1])
+    assert f"read by {4 * (60 - dense.sum()) / 24:.1f} labels" in plots.in_degree(trace).caption
+    assert plots.connectivity(trace).table["connections"].sum() == 4 * (60 - dense.sum())
+
+
 @pytest.mark.parametrize("frame", [1, -1])
 def test_connectivity_shows_births_and_deaths(traces, frame):
     trace = traces["RigL"]

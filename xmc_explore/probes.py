@@ -343,10 +343,11 @@ def replaced(store: FrameStore) -> np.ndarray:
 
 
 def moves(store: FrameStore, of_label: np.ndarray) -> dict[str, float]:
-    """How often a slot was replaced in the whole run, mean over those of each bin; NaN for an empty bin."""
-    each = replaced(store) / store.seek(0).indices.shape[1]
-    return {name: float(each[of_label == i].mean()) if (of_label == i).any() else math.nan
-            for i, name in enumerate(BIN_NAMES)}
+    """How often a slot was replaced in the whole run, mean over those of each bin; NaN for a bin without any."""
+    first = store.seek(0).indices
+    each, has = replaced(store) / first.shape[1], first[:, 0] >= 0
+    members = {name: has & (of_label == i) for i, name in enumerate(BIN_NAMES)}
+    return {name: float(each[mine].mean()) if mine.any() else math.nan for name, mine in members.items()}
 
 
 def ages(store: FrameStore, of_label: np.ndarray) -> dict[str, np.ndarray]:
@@ -365,7 +366,8 @@ def ages(store: FrameStore, of_label: np.ndarray) -> dict[str, np.ndarray]:
 def explored(store: FrameStore, width: int, of_label: np.ndarray) -> dict[str, np.ndarray]:
     """Exploration rate by bin, {bin: [frames]}: share of its labels x D connections that existed at any frame so far.
 
-    ITOP (Liu et al., 2021) asks it of a whole layer. Raises ValueError for one of more than 67 million connections.
+    ITOP (Liu et al., 2021) asks it of a whole layer; NaN for a bin without connections. Raises ValueError for a layer
+    of more than 67 million connections.
     """
     first = store.seek(0).indices
     n_labels, fan_in = first.shape
@@ -375,13 +377,16 @@ def explored(store: FrameStore, width: int, of_label: np.ndarray) -> dict[str, n
     has = first[:, 0] >= 0
     tried = np.zeros((n_labels, width), bool)
     tried[np.repeat(np.flatnonzero(has), fan_in), first[has].reshape(-1)] = True
-    size = np.maximum(np.bincount(of_label[has], minlength=len(BIN_NAMES)), 1) * width
-    found = np.empty((len(store), len(BIN_NAMES)))
+    members = [has & (of_label == i) for i in range(len(BIN_NAMES))]
+    found = np.full((len(BIN_NAMES), len(store)), np.nan)
     for number in range(len(store)):
         slots = store.changed(number)
         tried[slots // fan_in, store.seek(number).indices.reshape(-1)[slots]] = True
-        found[number] = np.bincount(of_label, weights=tried.sum(1), minlength=len(BIN_NAMES)) / size
-    return dict(zip(BIN_NAMES, found.T, strict=True))
+        share = tried.mean(1)
+        for i, mine in enumerate(members):
+            if mine.any():
+                found[i, number] = share[mine].mean()
+    return dict(zip(BIN_NAMES, found, strict=True))
 
 
 def in_degree(indices: np.ndarray, width: int, of_label: np.ndarray | None = None) -> np.ndarray:

@@ -22,8 +22,8 @@ GROUPS = 45  # of labels of like frequency
 
 def churn(trace: Trace) -> Picture:
     """The share of connections that each rewire replaces, for all labels and by bin."""
-    fan_in, of_label = _rewired(trace).shape[1], trace.bins().of_label
-    slots = fan_in * np.bincount(of_label, minlength=3)
+    fan_in, of_label = _rewired(trace).shape[1], _of_label(trace)
+    slots = fan_in * np.bincount(of_label[of_label >= 0], minlength=3)
     replaced = np.array([np.bincount(of_label[trace.changed(frame) // fan_in], minlength=3)
                          for frame in range(1, len(trace.frames))])
     steps = np.array(trace.frames[1:])
@@ -122,11 +122,11 @@ def in_degree(trace: Trace, frame: int = -1) -> Picture:
                     title_text="features, most read first (rank)")
     said = []
     for indices, name, look in ((first, "at the start", DENSE), (now, f"at step {trace.frames[frame]:,}", RUNS[0])):
-        degree = np.sort(np.bincount(indices.ravel().astype(np.int64), minlength=n_features))[::-1]
+        degree = np.sort(probes.in_degree(indices, n_features))[::-1]
         line(figure, ranks, degree[ranks - 1], name, look, width=3)
         said.append(f"{name} the most read has {degree[0]:,} and {(degree == 0).sum():,} have none")
     figure.update_yaxes(rangemode="tozero")
-    return picture(figure, f"A feature is read by {now.size / n_features:.1f} labels on average; of "
+    return picture(figure, f"A feature is read by {(now >= 0).sum() / n_features:.1f} labels on average; of "
                            f"{n_features:,} features, {'; '.join(said)}.", table_of(figure, "rank"))
 
 
@@ -139,13 +139,13 @@ def churn_by_frequency(trace: Trace) -> Picture:
     A dot is the mean over labels of like frequency, in at most 45 groups of labels; rare labels are many.
     """
     moved = probes.replaced(trace.store) / _rewired(trace).shape[1]
-    bins, frequency = trace.bins(), trace.label_frequency
+    of_label, frequency = _of_label(trace), trace.label_frequency
     figure = panels("Do connections of rare labels move more often?", ["replacements a slot"],
                     title_text="training documents of the label (log scale)", hoverformat=",.0f",
                     **log_axis(frequency.astype(float)))
     rows, said = [], []
     for i, name in enumerate(BIN_NAMES):
-        labels = np.flatnonzero((bins.of_label == i) & (frequency > 0))
+        labels = np.flatnonzero((of_label == i) & (frequency > 0))
         if not len(labels):
             continue
         labels = labels[np.argsort(-frequency[labels], kind="stable")]
@@ -155,7 +155,8 @@ def churn_by_frequency(trace: Trace) -> Picture:
         rows += [(name, len(p), f, m) for p, (f, m) in zip(parts, here, strict=True)]
         said.append(f"{name} {number(moved[labels].mean())}")
     table = pd.DataFrame(rows, columns=["bin", "labels", "training documents (mean)", "replacements a slot"])
-    return picture(figure, f"In {len(trace.frames) - 1:,} rewires a slot was replaced {number(moved.mean())} times on "
+    all_of = number(moved[of_label >= 0].mean())
+    return picture(figure, f"In {len(trace.frames) - 1:,} rewires a slot was replaced {all_of} times on "
                            f"average: {listed(said)}.", table)
 
 
@@ -166,7 +167,7 @@ def survival(trace: Trace, grown: bool = True) -> Picture:
     """
     _rewired(trace)
     lives = probes.lives(trace.store)
-    curves = probes.survival(lives, trace.frames[-1], trace.bins().of_label, grown)
+    curves = probes.survival(lives, trace.frames[-1], _of_label(trace), grown)
     figure = panels("How long does a connection live?", ["still alive (%)"], title_text="age (training steps)",
                     hoverformat=",d", rangemode="tozero")
     said = []
@@ -186,7 +187,7 @@ def survival(trace: Trace, grown: bool = True) -> Picture:
 def age(trace: Trace) -> Picture:
     """Mean age of the connections of each bin after each rewire; it would grow with the steps if none were replaced."""
     _rewired(trace)
-    steps, found = np.array(trace.frames), probes.ages(trace.store, trace.bins().of_label)
+    steps, found = np.array(trace.frames), probes.ages(trace.store, _of_label(trace))
     figure = panels("How old are the connections?", ["mean age (steps)"])
     line(figure, steps, steps.astype(float), "if none were replaced", DENSE)
     said = []
@@ -200,14 +201,14 @@ def age(trace: Trace) -> Picture:
 
 def exploration(trace: Trace) -> Picture:
     """Exploration rate: the share of all label-feature connections that existed at any time so far, by bin (ITOP)."""
-    first, of_label, steps = _rewired(trace), trace.bins().of_label, np.array(trace.frames)
+    first, of_label, steps = _rewired(trace), _of_label(trace), np.array(trace.frames)
     found = probes.explored(trace.store, trace.width, of_label)
     grown = sum(len(trace.changed(i)) for i in range(len(steps)))
     figure = panels("How much of the dense matrix was ever tried?", ["connections ever tried (%)"])
-    size = np.bincount(of_label, minlength=3) / len(of_label)
-    total = sum(share * found[name] for share, name in zip(size, BIN_NAMES, strict=True))
+    size = np.bincount(of_label[of_label >= 0], minlength=3)
+    total = sum(n * found[name] for n, name in zip(size, BIN_NAMES, strict=True) if n) / size.sum()
     line(figure, steps, 100 * total, "all labels", ALL_LABELS, width=5)
-    again, said = 1 - (total[-1] * len(first) * trace.width - first.size) / max(grown, 1), []
+    again, said = 1 - (total[-1] - total[0]) * size.sum() * trace.width / max(grown, 1), []
     for i, (name, values) in enumerate(found.items()):
         if (of_label == i).any():
             line(figure, steps, 100 * values, name, BINS[name], width=3)
@@ -247,7 +248,7 @@ def in_degree_drift(trace: Trace) -> Picture:
     The spread is the standard deviation over features of the number of labels reading each, in units of that of a fair
     draw, sqrt(L p (1 - p)) with p = K / D: 1 means that no feature is preferred.
     """
-    fan_in, of_label, width = _rewired(trace).shape[1], trace.bins().of_label, trace.width
+    fan_in, of_label, width = _rewired(trace).shape[1], _of_label(trace), trace.width
     frames = _thinned(len(trace.frames))
     steps = np.array(trace.frames)[frames]
     degree = np.stack([probes.in_degree(trace.frame(i).indices, width, of_label) for i in frames])  # [frames, bins, D]
@@ -279,14 +280,14 @@ def magnitudes(trace: Trace, frame: int = -1) -> Picture:
                          "than what is recorded of weights")
     figure = panels("How large are the weights of head and tail?", ["|weight| (log scale)"],
                     title_text="share of the bin's connections, largest first (%)", hoverformat=".3~g")
-    said, of_label = [], trace.bins().of_label
+    said, of_label = [], _of_label(trace)
     for name, values in probes.magnitude_spectrum(now.weight, of_label).items():
         line(figure, np.linspace(0, 100, len(values)), np.where(values > 0, values, np.nan), name, BINS[name], width=3)
         said.append(f"{name} {number(np.median(values))}")
     drawn = np.concatenate([t.y for t in figure.data])
     figure.update_layout(yaxis=log_axis(drawn[np.isfinite(drawn)]))
     return picture(figure, f"Median |weight| of the connections at step {now.weight_step:,}: {listed(said)}; "
-                           f"{percent(100 * (now.weight == 0).mean())} of all are zero and not drawn.",
+                           f"{percent(100 * (now.weight[of_label >= 0] == 0).mean())} of all are zero and not drawn.",
                    table_of(figure, "share (%)"))
 
 
@@ -299,8 +300,9 @@ def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
     if corpus.fingerprint != trace.header["corpus"]["fingerprint"]:
         raise ValueError(f"this trace is of corpus {trace.header['corpus']['name']!r} with fingerprint "
                          f"{trace.header['corpus']['fingerprint']}, not of {corpus.name!r} with {corpus.fingerprint}")
-    fan_in, of_label = _rewired(trace).shape[1], trace.bins().of_label
+    fan_in, of_label = _rewired(trace).shape[1], _of_label(trace)
     related, _ = probes.related_pairs(corpus.train.labels, n=len(of_label)**2)
+    related = related[(of_label[related] >= 0).all(1)]
     rarer = of_label[related].max(1)
     groups = {name: related[rarer == i][:pairs] for i, name in enumerate(BIN_NAMES)}
     groups = {name: found for name, found in groups.items() if len(found)}
@@ -345,6 +347,11 @@ def _rewired(trace: Trace) -> np.ndarray:
         raise ValueError(f"this run was never rewired (rewire_interval={trace.recipe.rewire_interval}, "
                          f"{trace.steps:,} steps): there is no change to draw")
     return first
+
+
+def _of_label(trace: Trace) -> np.ndarray:
+    """The bin of each label [L] as in `trace.bins()`, and -1 for labels of a dense head: they have no connections."""
+    return np.where(_first_indices(trace)[:, 0] >= 0, trace.bins().of_label, -1)
 
 
 def _thinned(n: int) -> np.ndarray:
