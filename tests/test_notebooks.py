@@ -21,6 +21,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 FAST = {  # a line a notebook, at most 30 seconds each
     "00_start_here": dict(steps=200),
     "01_the_long_tail": dict(steps=60),
+    "02_the_memory_bill": dict(n_labels=2000, demo_labels=20_000, demo_steps=3, steps=40),
     "03_fixed_fan_in": dict(n_labels=2000, repeats=1, demo_labels=20_000),
     "04_a_triton_kernel": dict(),
     "05_dynamic_sparse_training": dict(steps=60, calls_steps=30, live_steps=30, lab_steps=100),
@@ -31,6 +32,7 @@ FAST = {  # a line a notebook, at most 30 seconds each
 FIGURES = {  # at least so many
     "00": 6,
     "01": 6,
+    "02": 4,
     "03": 2,
     "04": 4,
     "05": 8,
@@ -181,6 +183,17 @@ def ranges_01(notebook: nbformat.NotebookNode, text: str) -> None:
     assert "Over all seeds" in "\n".join(outputs(notebook, "text/html"))
 
 
+def ranges_02(notebook: nbformat.NotebookNode, text: str) -> None:
+    bill = value(notebook, "{'yours'")
+    assert bill["yours"] == pytest.approx(bill["ledger"]) == 33 * 16 + 32 * 2
+    rounded = value(notebook, "{'exact'")
+    assert rounded["to the nearest"] == 1 and 1.08 < rounded["by chance"] < 1.12
+    even = value(notebook, "{'bfloat16, sparse with Adam'")
+    assert even["bfloat16, sparse with Adam"] == 85.3 and even["bfloat16, sparse with plain SGD in place"] == 256
+    assert "20,000 labels, every one scored and updated" in text and "bytes a label (at most 40)" in "\n".join(
+        outputs(notebook, "text/markdown"))
+
+
 def ranges_03(notebook: nbformat.NotebookNode, text: str) -> None:
     off = value(notebook, "{'y'")
     assert set(off) == {"y", "gradient of weight", "gradient of x"} and max(off.values()) < 1e-4
@@ -238,6 +251,7 @@ def ranges_09(notebook: nbformat.NotebookNode, text: str) -> None:
 RANGES = {
     "00": ranges_00,
     "01": ranges_01,
+    "02": ranges_02,
     "03": ranges_03,
     "04": ranges_04,
     "05": ranges_05,

@@ -18,7 +18,7 @@ from .logit_free import InPlace, step_in_place
 AMAZON_3M = 2_812_281
 POSITIVES = 36  # labels a document, as in Amazon-3M
 MIB = 1 << 20
-Watch = Callable[[Sequence[float], Sequence[int], Mapping[str, int], str], None]
+Watch = Callable[[Sequence[float], Sequence[int], Mapping[str, int], str, bool], None]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def three_million_labels(steps: int = 10, optimizer: str = "sgd", *, n_labels: i
                          watch: Watch | None = None) -> Measured:
     """Train an output layer of the size of Amazon-3M on this machine: no logits, no gradient of the weights is kept.
 
-    `watch(seconds, memory, limits, title)` is called after each step, with what was measured so far and with bytes to
-    compare it with (name -> bytes); `xe.StepPicture()` draws it in a notebook. `progress` is a line of text.
+    `watch(seconds, memory, limits, title, last)` is called after each step, with what was measured so far and with
+    bytes to compare it with (name -> bytes); `xe.StepPicture()` draws it in a notebook. `progress` is a line of text.
 
     The documents are synthetic: the same few batches of normal vectors again and again, each with labels drawn by
     Zipf's law, so that the loss can fall. What is measured is the layer, not a classifier.
@@ -98,6 +98,6 @@ def three_million_labels(steps: int = 10, optimizer: str = "sgd", *, n_labels: i
         resident.append(process.memory_info().rss)
         bar.set_postfix_str(f"{seconds[-1]:.2f} s, {resident[-1] / MIB:,.0f} MiB", refresh=False)
         if watch is not None:
-            watch(seconds, resident, limits, title)
+            watch(seconds, resident, limits, title, step == steps - 1)
     return Measured(n_labels, width, fan_in, optimizer, seconds[1:], losses, resident,
                     memory.measured(layer, [rule]), limits["a dense layer with Adam"])
