@@ -17,7 +17,8 @@ LOOKS: dict[str, Look] = {
     "FixedFanIn": RUNS[0], IN_PLACE: replace(RUNS[0], dash="dot", symbol="star"), "nn.Linear": DENSE,
     "dense bfloat16, in place": replace(DENSE, dash="dot", symbol="square"),
     "masked dense": replace(DENSE, dash="dash", symbol="diamond"), "torch CSR": RUNS[1], "embedding_bag": RUNS[2],
-    "naive gather": replace(RUNS[2], dash="dash", symbol="cross"), "bottleneck, equal FLOPs": RUNS[3]}
+    "naive gather": replace(RUNS[2], dash="dash", symbol="cross"), "bottleneck, equal FLOPs": RUNS[3],
+    "GroupedFixedFanIn": RUNS[4]}
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Picture]:

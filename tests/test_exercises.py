@@ -11,6 +11,7 @@ import torch
 from corpus_for_tests import tiny_corpus
 
 from xmc_explore import exercises as ex
+from xmc_explore import memory
 from xmc_explore.corpora import load_corpus
 from xmc_explore.exercises.checking import TRIALS, agree, difference, examine, statement
 from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction
@@ -237,3 +238,22 @@ def test_the_bill_of_a_layer_is_what_the_hint_says(tmp_path):
 def test_the_way_shown_to_do_without_gets_there():
     run = train(load_corpus("calls-small"), Recipe.method("SET", bias_init="prior"), steps=885, progress=False)
     assert ALL["without_auxiliary"].condition(run)[0]
+
+
+@pytest.mark.parametrize(("each", "precision", "reached"), [(36, 30.0, True), (41, 30.0, False), (36, 24.0, False)])
+def test_forty_bytes_asks_for_both(each, precision, reached):
+    class Run:
+        events = {"step": [{"output_bytes": each * 50}]}
+        label_frequency = np.ones(50)
+
+        def metrics(self, split):
+            return {"P@1": precision}
+
+    got, said = ALL["forty_bytes"].condition(Run())
+    assert got is reached and f"{each} bytes a label" in said and f"P@1 {precision} %" in said
+
+
+def test_the_bill_of_a_label_is_the_ledgers():
+    for fan_in, width, moments, gradients in ((8, 512, 2, True), (32, 768, 0, False), (5, 40_000, 1, True)):
+        whole = memory.predicted("sparse", width, 100, fan_in, moments=moments, gradients=gradients)
+        assert WRITE["bytes_a_label"].reference(fan_in, width, moments, gradients) == whole / 100

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import layer, machine
+from benchmarks import layer, layer_figures, machine
 from xmc_explore import race
 from xmc_explore.layers import fixed_fan_in
 
@@ -139,3 +139,7 @@ def test_a_report_is_made_of_the_file_and_what_is_added_later_stays_beside_it(tm
     kept, again = run("--report")
     assert kept.equals(rows) and again == text
     capsys.readouterr()
+
+
+def test_every_peer_that_trains_has_a_look():
+    assert set(layer_figures.LOOKS) == {name for name, peer in race.PEERS.items() if peer.trains}
