@@ -106,7 +106,9 @@ takes 160 bytes: 8 weights and a bias, each four times over, and 8 indices.""",
                "Without moments: `output_optimizer=\"sgd\", momentum=0.0`. Without a kept gradient: "
                "`output_update=\"in_place\"`. Plain SGD wants a far larger learning rate than Adam: try 8.",
                "`output_dtype=\"bfloat16\", rounding=\"stochastic\"` makes 4 bytes of weights to 2."),
-        because="Moments, gradients and half of each weight went, and hardly a point of precision with them.",
+        because="Moments, gradients and half of each weight went, and no precision with them: at this length plain SGD "
+                "with a large rate does better than Adam, as it brings the biases down from zero sooner.",
         worked='`xe.Recipe.method("SET", output_update="in_place", output_optimizer="sgd", momentum=0.0, '
-               'output_lr=8.0, output_dtype="bfloat16", rounding="stochastic")`: 8 x (2 + 2) + 4 = 36 bytes a label.'),
+               'output_lr=8.0, output_dtype="bfloat16", rounding="stochastic")`: 8 x (2 + 2) + 4 = 36 bytes a '
+               'label, and a P@1 of 31.4 and 32.0 % with two seeds.'),
 ]
