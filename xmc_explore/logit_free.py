@@ -33,7 +33,7 @@ from .model import LOSSES
 from .rounding import round_to
 
 CHUNK_ELEMENTS = 1 << 20  # logits [B, chunk] held at once: 4 MiB in float32
-PART_ELEMENTS = 1 << 22  # weights of such a part, [chunk, D] of a dense layer, and as many gradients
+PART_ELEMENTS = 1 << 20  # weights of such a part, [chunk, D] of a dense layer, and as many gradients: they fit caches
 
 
 class Part(Protocol):
