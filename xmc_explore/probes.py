@@ -69,7 +69,7 @@ class GradientProbes:
             random (means weighted by their documents). Where documents have nothing in common it is about 1 / 3.
 
     In float32 whatever autocast says of the rest. Costs a backward pass of the encoder for each gradient named, and
-    for the twin that of a dense layer at every step.
+    for the twin that of a dense layer at every step (see "Probes" in benchmarks/NOTES.md).
     """
 
     def __init__(self, model: Classifier, recipe: Recipe, bin_of_label: np.ndarray,
