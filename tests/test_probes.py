@@ -35,7 +35,7 @@ def run_of(steps=40, corpus=None, **options) -> Run:
 @pytest.mark.parametrize("options", [
     {}, dict(growth_mode="gradient", intermediate=40), dict(output="bottleneck", bottleneck_width=3),
     dict(output="dense", aux_weight=0.0), dict(autocast="bfloat16", loss="squared_hinge"),
-    dict(output_update="in_place"),
+    dict(output_update="in_place"), dict(group_size=4, head_share=0.5),
     dict(output_update="in_place", output_optimizer="sgd", momentum=0.0, output_dtype="bfloat16")],
     ids=lambda o: ",".join(map(str, o.values())) or "default")
 def test_a_run_is_the_same_bit_for_bit_with_probes_and_without(options):
@@ -48,6 +48,9 @@ def test_a_run_is_the_same_bit_for_bit_with_probes_and_without(options):
     assert one.metrics() == two.metrics()
     if one.frames:
         assert np.array_equal(one.connectivity(), two.connectivity())
+    for event in two.events["probe"]:
+        rounding = 0.03 if "autocast" in options else 1e-4  # the encoder's backward passes are in bfloat16
+        assert sum(event[f"budget/share/{name}"] for name in PARTS) == pytest.approx(1, abs=rounding)
     assert not one.events["probe"] and [e["step"] for e in two.events["probe"]] == list(range(3, 25, 3))
     again = xe.train(tiny_corpus(), recipe(**options, probe_interval=3), steps=25, progress=False)
     for name in ("snr", "budget/share/tail"):

@@ -68,8 +68,9 @@ class GradientProbes:
     snr     |g|^2 / mean_i |g_i - g|^2 with g_i the gradient on one of 4 micro-batches that the batch is split into at
             random (means weighted by their documents). Where documents have nothing in common it is about 1 / 3.
 
-    In float32 whatever autocast says of the rest. Costs a backward pass of the encoder for each gradient named, and
-    for the twin that of a dense layer at every step (see "Probes" in benchmarks/NOTES.md).
+    What goes into the encoder is computed in float32; its own backward passes have the precision of its forward pass,
+    so that under autocast the shares sum to 1 up to the rounding of bfloat16. Costs a backward pass of the encoder for
+    each gradient named, and for the twin that of a dense layer at every step ("Probes" in benchmarks/NOTES.md).
     """
 
     def __init__(self, model: Classifier, recipe: Recipe, bin_of_label: np.ndarray,
