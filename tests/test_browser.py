@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from jupyter_browser import LabView, jupyter_lab, open_notebook, with_parameters, write_notebook
 from playwright.sync_api import expect
 
@@ -20,7 +21,8 @@ sys.path.insert(0, {str(TESTS)!r})
 import xmc_explore as xe
 from corpus_for_tests import tiny_corpus
 corpus = tiny_corpus(texts=False)
-recipe = xe.Recipe(encoder="bag", hidden=32, fan_in=4, aux_clusters=4, warmup=20, eval_interval=50)"""
+recipe = xe.Recipe(encoder="bag", hidden=32, fan_in=4, aux_clusters=4, warmup=20, eval_interval=50,
+                   rewire_interval=50)"""
 LAB = "lab = xe.Lab(corpus, recipe, steps=100_000)\nlab"
 SUBSHELLS = {"with subshells": "perCommTarget", "without": "disabled"}
 
@@ -139,22 +141,109 @@ def play_for(lab: LabView, steps: int) -> None:
     lab.wait_for_state("paused")
 
 
+REACHED = ["Play", "Pause", "Step", "+10", "steps", "Reset", "preset", "A|B", "Branch", "Present", "More",
+           "learning rates", "rewire every", "share that is rewired", "auxiliary weight", "auxiliary ends after",
+           "grow", "loss", "Rewire now", "fan-in", "intermediate", "encoder", "seed"]
+FOCUSED = """() => { const at = document.activeElement;
+    const row = at.closest('.widget-slider, .xmc-knobs .widget-dropdown');
+    if (row) return row.querySelector('.widget-label').innerText;
+    return at.matches('input') ? 'steps' : at.matches('select') ? 'preset' : at.innerText; }"""
+
+
 def test_everything_is_in_reach_of_the_keyboard(opened, lab):
     lab.root.get_by_role("button", name="Play").focus()
     reached = ["Play"]
-    for _ in range(14):  # a slider takes the focus twice: its handle, and the box that scrolls it
+    for _ in range(40):  # a slider may take the focus twice: its handle, and the box that scrolls it
         opened.page.keyboard.press("Tab")
-        reached.append(opened.page.evaluate(
-            "document.activeElement.closest('.widget-slider')?.querySelector('.widget-label').innerText"
-            " ?? document.activeElement.innerText"))
-    assert list(dict.fromkeys(reached)) == [
-        "Play", "Pause", "Step", "+10", "Reset", "learning rates", "rewire every", "share that is rewired",
-        "auxiliary weight", "auxiliary ends after"]
+        reached.append(opened.page.evaluate(FOCUSED))
+    assert list(dict.fromkeys(reached))[:len(REACHED)] == REACHED
     step = lab.step()
-    lab.root.get_by_role("button", name="Step").focus()
+    lab.root.get_by_role("button", name="Step", exact=True).focus()
     opened.page.keyboard.press("Enter")
     lab.wait_for_step(step + 1)
     expect(lab.root.get_by_role("img", name="Connectivity of the output layer")).to_be_visible()
+    lab.root.get_by_role("button", name="Present").focus()
+    opened.page.keyboard.press("Space")
+    expect(opened.page.locator(".jp-InputArea").first).to_be_hidden()
+    opened.page.keyboard.press("Escape")
+    expect(opened.page.locator(".jp-InputArea").first).to_be_visible()
+
+
+def where(lab: LabView) -> str:
+    return lab.root.locator(".xmc-where").inner_text()
+
+
+def test_scrub_hover_and_come_back(opened, lab):
+    play_for(lab, 120)
+    handle, step = lab.root.locator(".xmc-scrubber .noUi-handle"), lab.step()
+    handle.press("Home")
+    expect(lab.root.locator(".xmc-where")).to_contain_text("frame 1/")
+    expect(lab.root.locator(".xmc-caption")).to_contain_text("At the start")
+    handle.press("ArrowRight")
+    expect(lab.root.locator(".xmc-where")).to_contain_text("frame 2/")
+    expect(lab.root.locator(".xmc-caption")).to_contain_text("Rewire at step")
+    lab.press("+10")
+    lab.wait_for_step(step + 10)
+    lab.wait_for_state("paused")
+    expect(lab.root.locator(".xmc-where")).to_contain_text("frame 2/")
+    stage = lab.root.locator(".xmc-stage")
+    box = stage.bounding_box()
+    for share in (0.21, 0.37, 0.52, 0.68):
+        stage.hover(position={"x": box["width"] / 2, "y": box["height"] * share})
+        if re.search(r"label|used|times", lab.root.locator(".xmc-who").inner_text()):
+            break
+    expect(lab.root.locator(".xmc-who")).not_to_be_empty()
+    lab.root.get_by_title("Last frame, and follow the run").click()
+    expect(lab.root.locator(".xmc-where")).to_contain_text("live")
+    assert opened.errors == []
+
+
+def test_two_runs_and_a_branch(opened, lab):
+    lab.press("A|B")
+    expect(lab.status).to_have_attribute("data-other-step", re.compile(r"\d+"), timeout=60_000)
+    lab.wait_for_state("paused")
+    assert lab.step() == 0
+    lab.knob("share that is rewired").press("ArrowRight")
+    play_for(lab, 110)
+    expect(lab.root.locator(".xmc-caption")).to_contain_text("only in A")
+    expect(lab.root.locator(".xmc-message")).to_contain_text("rewire_fraction 0.2")
+    opened.screenshot("two-runs")
+    lab.press("B")
+    last = lab.step() // 50 * 50
+    expect(lab.root.locator(".xmc-caption")).to_contain_text(f"Rewire at step {last:,}")
+    lab.root.get_by_title("One frame back").click()
+    expect(lab.root.locator(".xmc-caption")).to_contain_text(f"Rewire at step {last - 50:,}")
+    lab.press("Branch")
+    expect(lab.status).to_have_attribute("data-step", str(last - 50), timeout=60_000)
+    lab.wait_for_state("paused")
+    expect(lab.root.locator(".xmc-message")).to_contain_text(f"continues from step {last - 50:,}")
+    play_for(lab, 20)
+    assert serious(opened, "two runs") == []
+    lab.press("A|B")
+    expect(lab.status).not_to_have_attribute("data-other-step", re.compile(r"\d+"))
+    play_for(lab, 5)
+    assert opened.errors == []
+
+
+def serious(opened, name: str) -> list[str]:
+    """What axe-core finds on the laboratory that is serious or critical."""
+    found = Axe().run(opened.page, context=".xmc-lab")
+    return [f"{name}: {v['id']}: {node['html'][:150]}" for v in found.response["violations"]
+            if v["impact"] in ("serious", "critical") for node in v["nodes"]]
+
+
+def test_no_serious_barrier(opened, lab):
+    play_for(lab, 20)
+    assert serious(opened, "a run") == []
+    lab.press("More")
+    expect(lab.root.locator(".xmc-share input")).to_be_visible()
+    lab.knob("learning rates").press("ArrowRight")
+    expect(lab.root.locator(".xmc-share input")).to_have_value(re.compile('"lr_factor":1.4'))
+    assert serious(opened, "with the drawer") == []
+    lab.press("More")
+    lab.press("Present")
+    assert serious(opened, "presenting") == []
+    lab.press("Present")
 
 
 def test_the_laboratory_answers_while_a_cell_is_running(opened, lab):
@@ -163,6 +252,7 @@ def test_the_laboratory_answers_while_a_cell_is_running(opened, lab):
     expect(opened.page.locator(".jp-CodeCell").nth(2).locator(".jp-InputPrompt")).to_have_text("[*]:")
     opened.choose("Kernel", "Interrupt Kernel")
     expect(opened.output(2)).to_contain_text("KeyboardInterrupt")
+    play_for(lab, 20)
 
 
 def test_running_a_cell_again_replaces_its_laboratory_and_no_other(browser, server):
@@ -206,7 +296,55 @@ def test_a_reopened_notebook_says_what_was_there(browser, server):
         expect(saved).to_contain_text("step 10 of 100000")
 
 
+def test_the_tab_is_closed_and_opened_again(browser, server):
+    name = write_notebook(server.folder / "closed.ipynb", CORPUS, LAB)
+    with open_notebook(browser, server, name) as opened:
+        lab = start(opened)
+        lab.press("Play")
+        step = lab.wait_for_step(40)
+        opened.choose("File", "Save Notebook")
+        expect(opened.page.locator(".jp-mod-current.jp-mod-dirty")).to_have_count(0)
+    with open_notebook(browser, server, name) as opened:
+        lab = LabView(opened.page)
+        expect(lab.root).to_be_visible(timeout=60_000)
+        assert lab.wait_for_step(step + 50) > step and lab.state() == "playing"
+        lab.press("Pause")
+        lab.wait_for_state("paused")
+        expect(lab.root.locator(".xmc-caption")).to_contain_text(f"Rewire at step {lab.step() // 50 * 50:,}")
+        play_for(lab, 10)
+
+
 # --- looks
+
+RECORDING = """\
+trace = xe.train(corpus, recipe.replace(rewire_interval=20), steps=300, progress=False)
+xe.Lab.load(trace)"""
+
+
+def test_pictures_of_a_recording(browser, server):
+    """Kept in tests/artefacts, for people to look at."""
+    name = write_notebook(server.folder / "recording.ipynb", CORPUS, RECORDING)
+    with open_notebook(browser, server, name) as opened:
+        opened.toggle_sidebar()
+        opened.run_all()
+        lab = LabView(opened.page)
+        lab.wait_for_state("recorded", timeout=120_000)
+        expect(lab.root.locator(".xmc-message")).to_contain_text("nothing trains")
+        lab.press("Play")
+        expect(lab.root.locator(".xmc-where")).to_contain_text("frame 3/", timeout=30_000)
+        lab.press("Pause")
+        lab.root.get_by_title("First frame").click()
+        for _ in range(4):
+            lab.root.get_by_title("One frame on").click()
+        expect(lab.root.locator(".xmc-where")).to_have_text("frame 5/10 (rewire at 80)")
+        for theme in ("JupyterLab Dark", "JupyterLab Light"):
+            opened.choose("Settings", "Theme", theme)
+            for mode in ("plain", "presenter"):
+                lab.root.evaluate("node => node.scrollIntoView({block: 'end'})")
+                opened.page.wait_for_timeout(500)
+                opened.screenshot(f"recording-{theme.split()[1].lower()}-{mode}")
+                lab.press("Present")
+        assert lab.step() == 300 and opened.errors == [] and opened.cell_errors() == []
 
 
 def test_everything_fits_on_a_small_screen(opened, lab):
@@ -220,7 +358,8 @@ def test_everything_fits_on_a_small_screen(opened, lab):
         assert box["height"] <= panel["height"] and box["x"] + box["width"] <= panel["x"] + panel["width"]
         assert lab.status.bounding_box()["y"] >= panel["y"]
         cut = lab.root.evaluate("""root => [...root.querySelectorAll(
-            'button, .widget-label, .widget-readout, .xmc-status, .xmc-band span, .xmc-legend, .xmc-caption')]
+            'button, .widget-label, .widget-readout, .xmc-status, .xmc-where, .xmc-band span, .xmc-legend,' +
+            '.xmc-caption')]
             .filter(n => n.clientWidth && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1))
             .map(n => n.className + ': ' + n.innerText)""")
         assert cut == []

@@ -69,7 +69,7 @@ def test_a_new_engine_builds_and_then_waits(make):
     engine.start()
     snapshot = wait(engine, lambda s: s.state != "building")
     assert (snapshot.state, snapshot.step, snapshot.steps, snapshot.run) == ("paused", 0, 5000, 1)
-    assert snapshot.features == 30 and len(snapshot.frames) == 1
+    assert snapshot.features == 30 and snapshot.n_frames == len(snapshot.store) == 1
 
 
 def test_play_advances_and_pause_stops_within_a_step(make):
@@ -258,6 +258,72 @@ def test_a_new_run_beside_a_recording(make):
     assert losses(engine).tolist() == pytest.approx(trace.history("loss")[1].tolist(), rel=1e-6)
     engine.reset()
     assert engine.run_for(3).other.step == 25 and engine.trace(other=True) is trace
+
+
+# --- branches
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["from a copy", "from the start"])
+def test_a_branch_goes_on_as_the_run_did_that_was_left_alone(make, monkeypatch, kept):
+    monkeypatch.setattr(engine_module, "_STATE_STEPS", 7 if kept else 1000)
+    alone, engine = make(start=False), make(start=False)
+    engine.run_for(3)
+    engine.change(rewire_now=True)
+    alone.run_for(3)
+    alone.change(rewire_now=True)
+    alone.run_for(47)
+    engine.run_for(29)
+    assert engine.trace().frames == [0, 4, 10, 20, 30]
+    engine.branch(3)
+    engine.run_for(0)
+    snapshot = engine.snapshot
+    assert (snapshot.step, snapshot.other.step, snapshot.run, snapshot.state) == (20, 32, 2, "paused")
+    assert len(snapshot.store) == 4
+    engine.run_for(30)
+    assert losses(engine).tolist() == losses(alone).tolist()
+    assert (engine.snapshot.step, engine.snapshot.other.step) == (50, 50)
+
+
+def test_a_branch_takes_the_knobs_as_they_stand(make):
+    engine = make()
+    engine.run_for(25)
+    engine.change(lr_factor=0.5, rewire_interval=5)
+    engine.branch(1, loss="squared_hinge")
+    snapshot = wait(engine, lambda s: s.run == 2 and s.state == "paused")
+    assert "continues from step 10" in snapshot.message
+    assert (snapshot.recipe.lr_factor, snapshot.recipe.rewire_interval, snapshot.recipe.loss) == (
+        0.5, 5, "squared_hinge")
+    engine.step(5)
+    snapshot = wait(engine, lambda s: s.step == 15 and s.state == "paused")
+    b, a = engine.trace(), engine.trace(other=True)
+    assert b.frames == [0, 10, 15] and a.frames == [0, 10, 20]
+    assert b.history("loss")[1][:10].tolist() == a.history("loss")[1][:10].tolist()
+    assert [e["step"] for e in a.events["change"]] == [25]
+
+
+def test_a_branch_of_a_recording_needs_its_corpus(make):
+    trace = xe.train(CORPUS, RECIPE, steps=25, progress=False)
+    engine = Engine(None, trace=trace)
+    engine.start()
+    engine.branch(1)
+    assert "No branch: the corpus 'tiny'" in wait(engine, lambda s: "No branch" in s.message).message
+    assert engine.snapshot.state == "recorded"
+    engine.close()
+    engine = make(trace=trace, steps=25)
+    engine.branch(1)
+    snapshot = wait(engine, lambda s: s.state == "paused")
+    assert (snapshot.step, snapshot.other.state, snapshot.other.step) == (10, "recorded", 25)
+    engine.play()
+    assert wait(engine, lambda s: s.state == "finished").step == 25
+    assert losses(engine).tolist() == trace.history("loss")[1].tolist()
+
+
+def test_a_run_without_frames_has_no_branch(make):
+    engine = make(RECIPE.replace(output="dense"))
+    engine.run_for(2)
+    engine.branch(0)
+    snapshot = wait(engine, lambda s: "no frame" in s.message)
+    assert (snapshot.state, snapshot.step) == ("paused", 2)
 
 
 # --- ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -22,9 +23,12 @@ import xmc_explore as xe
 from xmc_explore.corpora import Corpus, Split
 from xmc_explore.training import TrainingError
 from xmc_explore.widgets import lab as lab_module
+from xmc_explore.widgets import sharing
 from xmc_explore.widgets.charts import LINES, MOST_POINTS, Charts, points
 from xmc_explore.widgets.engine import Engine
-from xmc_explore.widgets.lab import KNOBS, Lab
+from xmc_explore.widgets.knobs import LIVE_KNOBS
+from xmc_explore.widgets.lab import PRESENTED_TYPE, Lab
+from xmc_explore.widgets.presets import PRESETS
 
 PATIENCE = 60
 
@@ -120,11 +124,11 @@ def test_the_status_line(make):
         assert attribute in lab.status.value
 
 
-@pytest.mark.parametrize("option", [knob[0] for knob in KNOBS])
+@pytest.mark.parametrize("option", LIVE_KNOBS)
 def test_a_knob_changes_the_run(make, option):
     lab = make()
     built(lab)
-    knob = lab.knobs[option]
+    knob = lab.knobs.live[option]
     assert knob.value == getattr(RECIPE, option)
     knob.index += 1
     until(lambda: getattr(lab.recipe, option) == knob.value)
@@ -137,7 +141,7 @@ def test_a_knob_changes_the_run(make, option):
 def test_reset_keeps_the_knobs(make):
     lab = make()
     lab.run(3)
-    lab.knobs["rewire_interval"].value = 5
+    lab.knobs.live["rewire_interval"].value = 5
     lab.buttons["Reset"].click()
     painted(lab, lambda s: s.run == 2 and s.state == "paused")
     lab.run(5)
@@ -146,23 +150,24 @@ def test_reset_keeps_the_knobs(make):
 
 def test_a_recipe_between_the_stops_of_a_knob(make):
     lab = make(RECIPE.replace(rewire_interval=37, lr_factor=0.123))
-    assert lab.knobs["rewire_interval"].label == "37 steps" and lab.knobs["lr_factor"].value == 0.123
+    assert lab.knobs.live["rewire_interval"].label == "37 steps" and lab.knobs.live["lr_factor"].value == 0.123
 
 
 @pytest.mark.parametrize("output", ["dense", "bottleneck"])
 def test_a_layer_that_is_not_sparse_has_nothing_to_rewire(make, output):
     lab = make(xe.Recipe.method(output, encoder="bag", hidden=16, warmup=5, eval_interval=10))
     lab.run(12)
-    assert [name for name, knob in lab.knobs.items() if knob.disabled] == ["rewire_interval", "rewire_fraction"]
+    assert [name for name, knob in lab.knobs.live.items() if knob.disabled] == [
+        "rewire_interval", "rewire_fraction", "rewire_threshold", "growth_mode"]
     assert output in lab.canvas.caption and lab.canvas.picture == b"" and lab.canvas.bands == []
-    assert lab.charts.figure.data[0].y.size == 12
+    assert lab.charts.curve(0).y.size == 12
 
 
 # --- what is painted
 
 
 def curve(lab, field):
-    return lab.charts.figure.data[[line.field for line in LINES].index(field)]
+    return lab.charts.curve([line.field for line in LINES].index(field))
 
 
 def test_the_figure_shows_the_trace(make):
@@ -177,7 +182,7 @@ def test_the_figure_shows_the_trace(make):
     assert curve(lab, "main").x[-1] == 45 and curve(lab, "P@1").x.tolist() == [10, 20, 30, 40]
     lab.buttons["Reset"].click()
     painted(lab, lambda s: s.run == 2)
-    assert all(line.x.size == 0 for line in lab.charts.figure.data)
+    assert all(lab.charts.curve(i).x.size == 0 for i in range(len(LINES)))
 
 
 def test_the_auxiliary_curve_ends_where_its_objective_ends(make):
@@ -333,7 +338,7 @@ def test_a_failure_is_shown_and_raised_and_reset_heals(make):
         lab.run(50)
     assert lab.state == "failed" and "diverged" in words(lab.message) and "Reset" in words(lab.message)
     assert 'role="alert"' in lab.message.value
-    lab.knobs["lr_factor"].value = 0.1
+    lab.knobs.live["lr_factor"].value = 0.1
     lab.buttons["Reset"].click()
     painted(lab, lambda s: s.run == 2 and s.state == "paused")
     assert lab.run(5).steps == 5 and 'role="alert"' not in lab.message.value
@@ -343,7 +348,7 @@ def test_play_after_the_end_says_what_to_do(make):
     lab = make(steps=5)
     lab.run(5)
     assert words(lab.message) == "The run is finished. Reset starts another."
-    lab.knobs["lr_factor"].value = 0.1
+    lab.knobs.live["lr_factor"].value = 0.1
     until(lambda: "waits for Reset" in words(lab.message))
     lab.buttons["Play"].click()
     until(lambda: words(lab.message) == "The run is finished. Reset starts another.")
@@ -354,7 +359,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_the_painter(make, monkeypat
     lab = make()
     built(lab)
 
-    def broken(snapshot):
+    def broken(*_):
         raise OSError("no <ink>")
 
     with monkeypatch.context() as patched:
@@ -364,6 +369,235 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_the_painter(make, monkeypat
     lab.buttons["Step"].click()
     painted(lab, lambda s: s.step == 2)
     assert list(curve(lab, "main").x) == [1, 2]
+
+
+# --- the scrubber
+
+
+def scrub(lab, position):
+    """What the browser does when the slider is moved."""
+    lab.scrubber.slider.set_state({"value": position})
+    until(lambda: lab.scrubber.at == position and f'data-frame="{position}"' in lab.scrubber.label.value)
+
+
+def test_scrubbing_shows_what_was_recorded_and_never_trains(make):
+    lab = make()
+    built(lab)
+    seen = Reader(lab.canvas)
+    trace = lab.run(45)
+    assert words(lab.scrubber.label) == "frame 5/5 (rewire at 40), live"
+    for position in (1, 3, 0):
+        scrub(lab, position)
+        until(lambda step=trace.frames[position]: seen.head["step"] == step)
+        np.testing.assert_array_equal(seen.indices, trace.connectivity(position)[seen.labels])
+    until(lambda: words(lab.scrubber.label) == "frame 1/5 (the start)")
+    assert lab.engine.snapshot.step == 45
+    until(lambda: lab.charts.figure.layout.shapes)
+    assert [shape.x0 for shape in lab.charts.figure.layout.shapes] == [0, 0]
+    lab.scrubber.buttons[2].click()
+    until(lambda: words(lab.scrubber.label) == "frame 2/5 (rewire at 10)")
+    lab.scrubber.buttons[3].click()
+    until(lambda: words(lab.scrubber.label) == "frame 5/5 (rewire at 40), live")
+    assert lab.scrubber.step is None
+
+
+def test_the_scrubber_follows_the_run_unless_it_was_moved_back(make):
+    lab = make()
+    lab.run(25)
+    assert (lab.scrubber.slider.value, lab.scrubber.slider.max) == (2, 2)
+    scrub(lab, 1)
+    lab.run(20)
+    assert (lab.scrubber.slider.value, lab.scrubber.slider.max, lab.scrubber.step) == (1, 4, 10)
+    scrub(lab, 4)
+    lab.run(10)
+    assert (lab.scrubber.slider.value, lab.scrubber.step) == (5, None)
+
+
+def test_a_run_without_frames_is_scrubbed_by_its_evaluations(make):
+    lab = make(xe.Recipe.method("dense", encoder="bag", hidden=16, warmup=5, eval_interval=10))
+    lab.run(25)
+    assert words(lab.scrubber.label) == "frame 3/3 (evaluation at 20), live"
+
+
+def test_a_recording_is_scrubbed_and_played_and_never_trained(make):
+    trace = xe.train(CORPUS, RECIPE, steps=40, progress=False)
+    lab = Lab.load(trace.folder)
+    try:
+        painted(lab, lambda s: s.state == "recorded")
+        seen = Reader(lab.canvas)
+        assert words(lab.scrubber.label) == "frame 3/3 (rewire at 20)" and "recording" in words(lab.message)
+        scrub(lab, 1)
+        until(lambda: seen.head["step"] == 10)
+        np.testing.assert_array_equal(curve(lab, "main").y, trace.history("main")[1])
+        lab.scrubber.to(0)
+        lab.buttons["Play"].click()
+        until(lambda: lab.scrubber.step is None and not lab._rolling)
+        assert lab.state == "recorded" and lab.engine.snapshot.step == 40
+        with pytest.raises(ValueError, match="needs a corpus"):
+            Lab()
+    finally:
+        lab.close()
+
+
+# --- two runs
+
+
+def test_two_runs_side_by_side(make):
+    lab = make()
+    lab.run(20)
+    seen = Reader(lab.canvas)
+    lab.compare.value = True
+    painted(lab, lambda s: s.other is not None and s.state == "paused" and s.run == 2)
+    lab.knobs.live["rewire_fraction"].value = 0.5
+    trace = lab.run(25)
+    a = lab.traces["A"]
+    assert a.recipe.rewire_fraction == 0.15 and lab.recipe.rewire_fraction == 0.5
+    np.testing.assert_allclose(lab.charts.curve(0, "A").y, a.history("main")[1], rtol=1e-6)
+    np.testing.assert_allclose(lab.charts.curve(0).y, trace.history("main")[1], rtol=1e-6)
+    assert {lab.charts.curve(i, "A").line.dash for i in range(len(LINES))} == {"solid"}
+    assert {lab.charts.curve(i).line.dash for i in range(len(LINES))} == {"dash"}
+    assert "rewire_fraction 0.5" in words(lab.message) and lab.canvas.caption.startswith("Connections at step 20: only")
+    assert seen.head["pair"] == ["A", "B"]
+    only_a = [set(i.tolist()) - set(j.tolist()) for i, j in zip(a.connectivity(2), trace.connectivity(2), strict=True)]
+    values = seen.values.reshape(len(seen.labels), -1)
+    shown = [set(i[v == 1].tolist()) for i, v in zip(seen.indices, values, strict=True)]
+    assert shown == [only_a[label] for label in seen.labels]
+    lab.scrubber.looks.value = "A"
+    until(lambda: seen.head["pair"] is None)
+    np.testing.assert_array_equal(seen.indices, a.connectivity(2)[seen.labels])
+    lab.compare.value = False
+    painted(lab, lambda s: s.other is None)
+    until(lambda: not lab.charts.curve(0, "A").visible)
+    assert lab.charts.curve(1).line.dash == "dashdot" and lab.run(1).steps == 26
+
+
+def test_a_second_recipe_from_the_start(make):
+    lab = make(against=RECIPE.replace(growth_mode="gradient"))
+    lab.run(12)
+    assert (lab.traces["A"].recipe.growth_mode, lab.trace.recipe.growth_mode) == ("random", "gradient")
+    assert lab.compare.value and lab.knobs.live["growth_mode"].value == "gradient"
+
+
+def test_rewind_and_branch(make):
+    lab = make()
+    first = lab.run(35)
+    scrub(lab, 1)
+    lab.knobs.live["lr_factor"].value = 0.1
+    lab.branch.click()
+    snapshot = painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    assert (snapshot.step, snapshot.other.step) == (10, 35) and "continues from step 10" in words(lab.message)
+    trace = lab.run(10)
+    assert trace.history("lr")[1][-1] == pytest.approx(0.1 * first.history("lr")[1][19])
+    assert trace.history("loss")[1][:10].tolist() == first.history("loss")[1][:10].tolist()
+
+
+# --- presets, sharing, files, presenter
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_shows_its_knobs_and_no_other(make, name):
+    lab = Lab(CORPUS, preset=name, steps=50)
+    try:
+        shown = {knob for knob in lab.knobs.all if knob in lab.knobs.widget.children}
+        wanted = PRESETS[name].knobs
+        by_name = lab.knobs.live | lab.knobs.rebuild | {"rewire_now": lab.knobs.rewire_now}
+        assert shown == {knob for option, knob in by_name.items()
+                         if (wanted is None or option in wanted) and option != "rewire_threshold"}
+        for option, value in PRESETS[name].options.items():
+            assert getattr(lab.recipe, option) == value
+    finally:
+        lab.close()
+
+
+def test_another_preset_turns_its_knobs(make):
+    lab = make()
+    built(lab)
+    lab.presets.value = "rewiring"
+    until(lambda: lab.recipe.aux_weight == 0)
+    assert lab.knobs.rebuild["intermediate"] not in lab.knobs.widget.children and lab.preset == "rewiring"
+    until(lambda: "rewiring" in words(lab.message))
+    with pytest.raises(ValueError, match="no preset is called 'x'; choose one of 'everything'"):
+        make(preset="x")
+
+
+def test_a_knob_that_waits_for_reset_is_marked(make):
+    lab = make()
+    lab.run(2)
+    knob = lab.knobs.rebuild["fan_in"]
+    knob.value = 2
+    until(lambda: "xmc-planned" in knob._dom_classes)
+    assert "fan_in = 2" in words(lab.message) and "Reset" in words(lab.knobs.heading)
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    assert lab.trace.recipe.fan_in == 2 and "xmc-planned" not in knob._dom_classes
+
+
+def test_rewire_now_and_a_number_of_steps(make):
+    lab = make()
+    built(lab)
+    lab.knobs.rewire_now.click()
+    lab.many.value = 3
+    lab.buttons["+10"].click()
+    painted(lab, lambda s: s.step == 3 and s.state == "paused")
+    assert lab.trace.frames == [0, 1] and lab.buttons["+10"].description == "+3"
+
+
+def test_a_laboratory_goes_into_a_text_and_comes_back(make):
+    lab = make(RECIPE.replace(fan_in=3), against=RECIPE.replace(loss="squared_hinge"), steps=70, preset="loss")
+    painted(lab, lambda s: s.other is not None)
+    again = Lab.from_text(lab.share(), CORPUS)
+    try:
+        painted(again, lambda s: s.other is not None and s.state == "paused")
+        assert again.share() == lab.share() and len(lab.share()) < 600
+        assert (again.recipe.loss, again.engine.snapshot.other.recipe.fan_in) == ("squared_hinge", 3)
+        assert (again.engine.snapshot.steps, again.preset) == (70, "loss")
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("", "copy the whole line"), ('{"xmc":1,"corpus":"tiny"', "copy the whole line"), ("[1]", "begin with"),
+    ('{"xmc":2}', "version reads 1"), ('{"xmc":1,"corpus":"tiny"}', "needs 'steps'"),
+    ('{"xmc":1,"corpus":"tiny","steps":"9"}', "steps must be of type int"),
+    ('{"xmc":1,"corpus":"tiny","steps":0}', "at least 1"), ('{"xmc":1,"code":"1"}', "has no 'code'"),
+    ('{"xmc":1,"corpus":"tiny","steps":9,"preset":"x"}', "no preset is called 'x'"),
+    ('{"xmc":1,"corpus":"tiny","steps":9,"recipe":{"fan_im":3}}', "recipe: .* did you mean 'fan_in'"),
+    ('{"xmc":1,"corpus":"tiny","steps":9,"recipe":{"seed":"__import__"}}', "recipe: .*seed must be of type int"),
+    (None, "not a shared laboratory"),
+])
+def test_a_text_that_is_no_laboratory(text, said):
+    with pytest.raises(ValueError, match=said):
+        Lab.from_text(text, CORPUS)
+
+
+def test_files_of_a_run(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "find_browser", lambda: None)
+    lab = make()
+    trace = lab.run(25)
+    files = lab.export(tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == [
+        "tiny-run1-step25.html", "tiny-run1-step25.json", "tiny-run1-step25.zip"]
+    assert xe.Recipe.from_json(files["recipe"].read_text()) == lab.recipe
+    assert "plotly" in files["figure"].read_text()[:500_000].lower()
+    shutil.unpack_archive(files["trace"], tmp_path / "trace")
+    again = xe.Trace(tmp_path / "trace")
+    assert again.notes == [] and again.history("loss")[1].tolist() == trace.history("loss")[1].tolist()
+    lab._save_files(str(tmp_path / "more"))
+    until(lambda: "Saved in" in words(lab.message))
+    assert str(tmp_path / "more") in words(lab.message) and "no browser" in words(lab.message)
+    (tmp_path / "file").write_text("")
+    lab._save_files(str(tmp_path / "file"))
+    until(lambda: "Not saved" in words(lab.message))
+
+
+def test_presenter_mode(make):
+    lab = make()
+    built(lab)
+    lab.present.value = True
+    assert "xmc-present" in lab.widget._dom_classes and lab.page.presenting
+    assert lab.charts.figure.layout.font.size == PRESENTED_TYPE
+    lab.page.set_state({"presenting": False})  # Escape
+    assert not lab.present.value and "xmc-present" not in lab.widget._dom_classes
 
 
 # --- in a notebook

@@ -130,7 +130,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             shares = ", ".join(f"{name} {100 * n / max((values > 0).sum(), 1):.1f} %" for name, n in (
                 (f"only in {names[0]}", (values == 1).sum()), (f"only in {names[1]}", (values == 2).sum()),
                 ("in both", (values == 3).sum())))
-            self.caption = f"Connections at step {a.step:,}: {shares}."
+            self.caption = f"Connections at step {max(a.step, b.step):,}: {shares}."
             self.frame = a.number
             self._paint()
 

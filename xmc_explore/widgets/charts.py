@@ -1,4 +1,4 @@
-"""The curves of a live run: loss, gradient norm and metrics over steps, in one figure that is changed in place."""
+"""The curves of one run or two: loss, gradient norm and metrics over steps, in one figure that is changed in place."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .engine import Snapshot
 from .guarded import Guarded
 
 MOST_POINTS = 500
-HEIGHT = 400  # pixels; lab.css has the same
+HEIGHT = 444  # pixels; lab.css has the same
 TICKS = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]  # of a logarithmic axis
 ALL = Look(INK, "solid", "circle")
 
@@ -37,6 +37,7 @@ LINES = (
       for name, part in (("all", ""), *((name, f"/{name}") for name in BIN_NAMES))),
 )
 TITLES = ("loss", "P@1 and its parts, %", "gradient norm of the encoder", "recall@5, %")  # row by row
+RUN_DASH = {"A": "solid", "B": "dash"}
 LOOKS = {"all": ALL, "auxiliary": AUXILIARY, **BINS}
 
 
@@ -45,20 +46,28 @@ class Figure(Guarded, go.FigureWidget):
 
 
 class Charts:
-    """`figure` shows what `draw(snapshot)` was last given; only curves that grew are sent."""
+    """`figure` shows what `draw(snapshot)` was last given; only curves that grew are sent.
+
+    Of two runs A is solid and B dashed, and the markers say which labels a curve is of.
+    """
 
     def __init__(self):
         figure = make_subplots(rows=2, cols=2, shared_xaxes="all", horizontal_spacing=0.12, vertical_spacing=0.16,
                                subplot_titles=TITLES)
-        first = set()
-        for line in LINES:
-            look = LOOKS[line.name]
-            figure.add_trace(go.Scatter(
-                x=[], y=[], name=line.name, legendgroup=line.name, showlegend=line.name not in first,
-                mode="lines" if line.kind == "step" else "lines+markers",
-                line=dict(color=look.color, dash=look.dash, width=1 if line.kind == "step" else 2),
-                marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
-            first.add(line.name)
+        for name in ("A", "B"):  # in the legend alone
+            figure.add_scatter(x=[None], y=[None], name=name, mode="lines", line=dict(color=INK, dash=RUN_DASH[name]),
+                               visible=False, row=1, col=1)
+        for run in ("A", "B"):
+            first = set()
+            for line in LINES:
+                look = LOOKS[line.name]
+                figure.add_trace(go.Scatter(
+                    x=[], y=[], name=line.name, legendgroup=line.name, visible=run == "B",
+                    showlegend=run == "B" and line.name not in first,
+                    mode="lines" if line.kind == "step" else "lines+markers",
+                    line=dict(color=look.color, dash=look.dash, width=1 if line.kind == "step" else 2),
+                    marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
+                first.add(line.name)
         figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
                              margin=dict(l=44, r=8, t=52, b=40), hovermode="x unified",
                              legend=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top",
@@ -71,20 +80,67 @@ class Charts:
         figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS], col=1)
         self.figure = Figure(figure)
         self.figure._config = self.figure._config | CONFIG | {"displayModeBar": False}
-        self._drawn: tuple[int, dict[str, int]] = (0, {})  # run, and how many events of each kind are on the screen
+        n = len(LINES)
+        self._keys, self._curves = self.figure.data[:2], {"A": self.figure.data[2:n + 2], "B": self.figure.data[n + 2:]}
+        # of each run: which it is, and how many events of each kind are on the screen
+        self._drawn: dict[str, tuple[int, dict[str, int]]] = {"A": (-1, {}), "B": (0, {})}
+        self._cursor: int | None = None
 
-    def draw(self, snapshot: Snapshot) -> None:
-        """Bring the curves up to date."""
-        lengths = {"step": snapshot.step, "eval": snapshot.evaluations}
-        run, drawn = self._drawn
+    def curve(self, line: int, run: str = "B") -> go.Scatter:
+        """The curve of a position in `LINES`."""
+        return self._curves[run][line]
+
+    def draw(self, snapshot: Snapshot, cursor: int | None = None) -> None:
+        """Bring the curves up to date; `cursor` is a step to mark."""
         with self.figure.drawing, self.figure.batch_update():
-            if (snapshot.step == 0) != (drawn.get("step", 0) == 0) or run != snapshot.run:
-                # An empty logarithmic axis would show a dozen powers of ten.
-                self.figure.update_yaxes(col=1, **(dict(range=[0, 2]) if snapshot.step == 0 else dict(autorange=True)))
-            for line, curve in zip(LINES, self.figure.data, strict=True):
-                if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
-                    curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
-        self._drawn = snapshot.run, lengths
+            self._axes(snapshot)
+            self._pair(snapshot.other is not None)
+            if snapshot.other is not None:
+                self._draw("A", snapshot.other)
+            self._draw("B", snapshot)
+            if cursor != self._cursor:
+                self.figure.layout.shapes = [] if cursor is None else [
+                    dict(type="line", x0=cursor, x1=cursor, y0=0, y1=1, xref=x, yref="paper",
+                         line=dict(color=INK, width=2, dash="dot")) for x in ("x", "x2")]
+                self._cursor = cursor
+
+    def copy(self) -> go.Figure:
+        """The figure as it is, without its widget."""
+        with self.figure.drawing:
+            return go.Figure(self.figure)
+
+    def size(self, points: int) -> None:
+        """Set the size of all type."""
+        with self.figure.drawing, self.figure.batch_update():
+            self.figure.update_layout(font_size=points, legend_font_size=points)
+            self.figure.update_annotations(font_size=points)
+            self.figure.update_xaxes(title_font_size=points, row=2)
+
+    def _axes(self, snapshot: Snapshot) -> None:
+        run, drawn = self._drawn["B"]
+        empty = snapshot.step == 0 and snapshot.other is None
+        if empty != (not drawn.get("step", 0) and self._drawn["A"][0] < 0) or run != snapshot.run:
+            # An empty logarithmic axis would show a dozen powers of ten.
+            self.figure.update_yaxes(col=1, **(dict(range=[0, 2]) if empty else dict(autorange=True)))
+
+    def _pair(self, two: bool) -> None:
+        if two == (self._drawn["A"][0] >= 0):
+            return
+        for key in self._keys:
+            key.visible = two
+        for line, a, b in zip(LINES, self._curves["A"], self._curves["B"], strict=True):
+            a.visible = two
+            a.line.dash = RUN_DASH["A"]
+            b.line.dash = RUN_DASH["B"] if two else LOOKS[line.name].dash
+        self._drawn["A"] = (0, {}) if two else (-1, {})
+
+    def _draw(self, which: str, snapshot: Snapshot) -> None:
+        lengths = {"step": snapshot.records, "eval": snapshot.evaluations}
+        run, drawn = self._drawn[which]
+        for line, curve in zip(LINES, self._curves[which], strict=True):
+            if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
+                curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
+        self._drawn[which] = snapshot.run, lengths
 
 
 def points(events: list[dict[str, Any]], n: int, field: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from ..branching import branch
+from ..checkpoints import State
 from ..corpora import Corpus, load_corpus
 from ..frames import FrameStore
-from ..recipe import Recipe
+from ..recipe import LIVE, Recipe
 from ..trace import Trace, TraceWriter
 from ..training import Run, TrainingError
 
@@ -34,6 +35,7 @@ _STOP = ("stop", None)
 # A run that takes every core starves the browser that shows it, and is itself the slower for the fight: torch's
 # threads wait for each other at every operation (measured: 2 threads on 2 busy cores 3 steps/s, 1 thread 40).
 _THREADS = max(1, torch.get_num_threads() - 1)
+_STATE_STEPS, _MOST_STATES = 200, 6  # copies of the whole run, so that a branch need not start at 0
 _RATE_STEPS = 50  # the speed is that of the last so many steps
 
 
@@ -64,7 +66,6 @@ class Snapshot:
     steps_per_second: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
-    frames: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
     store: FrameStore | None = field(default=None, repr=False)
     planned: dict[str, Any] = field(default_factory=dict, repr=False)
     other: Snapshot | None = None
@@ -84,16 +85,15 @@ def recorded(trace: Trace) -> Snapshot:
                     **_lengths(events, trace.store))
 
 
-def _lengths(events: dict[str, list], frames: list | FrameStore) -> dict[str, int]:
+def _lengths(events: dict[str, list], store: FrameStore) -> dict[str, int]:
     return dict(records=len(events["step"]), rewires=len(events["rewire"]), evaluations=len(events["eval"]),
-                changes=len(events["change"]), n_frames=len(frames))
+                changes=len(events["change"]), n_frames=len(store))
 
 
 def _view(run: Run) -> dict[str, Any]:
-    events, frames = run.trace.events, run.trace.frames
-    return dict(step=run.step_number, steps=run.steps, metrics=run.last_metrics, events=events, frames=frames,
-                store=run.trace.store,
-                features=0 if run.rewirer is None else run.rewirer.layer.in_features, **_lengths(events, frames))
+    events, store = run.trace.events, run.trace.store
+    return dict(step=run.step_number, steps=run.steps, metrics=run.last_metrics, events=events, store=store,
+                features=0 if run.rewirer is None else run.rewirer.layer.in_features, **_lengths(events, store))
 
 
 class Refused(ValueError):
@@ -123,13 +123,14 @@ class _Other:
 class Engine:
     """A run under control: `start()` gives it a thread of its own, `run_for(steps)` drives it from the calling one.
 
-    `play`, `pause`, `step`, `change`, `plan`, `reset`, `compare` and `single` only post a command and return at once;
-    it is obeyed before the next step. What goes wrong becomes a snapshot with state "failed" and a message; `reset`
-    starts over. `out` is the folder of the trace; where it is taken, "-2", "-3", ... is appended, so nothing is
+    `play`, `pause`, `step`, `change`, `plan`, `reset`, `compare`, `branch` and `single` only post a command and return
+    at once; it is obeyed before the next step. What goes wrong becomes a snapshot with state "failed" and a message;
+    `reset` starts over. `out` is the folder of the trace; where it is taken, "-2", "-3", ... is appended, so nothing is
     overwritten. `trace` is a recording to look at, without a run; its corpus is loaded when one is asked for.
 
-    Two runs: `compare` keeps the run as A and starts B from step 0. Controls turn B; A takes a step whenever B has gone
-    past it. Both see the same documents in the same order, as that depends on the seed alone.
+    Two runs: `compare` keeps the run as A and starts B from step 0, `branch` keeps it as A and continues B from one of
+    its frames. Controls turn B; A takes a step whenever B has gone past it. Both see the same documents in the same
+    order, as that depends on the seed alone.
     """
 
     def __init__(self, corpus: Corpus | None, recipe: Recipe | None = None, *, steps: int | None = None,
@@ -138,6 +139,8 @@ class Engine:
         self._recipe = recipe or (Recipe() if trace is None else trace.recipe)  # the knobs as they stand
         self._planned: dict[str, Any] = {}
         self._run: Run | None = None
+        self._states: list[State] = []  # of the run, for a branch that starts from the nearest
+        self._closing = False
         self._number = 0  # of the run
         self._other: _Other | None = None
         self._loaded = trace
@@ -198,6 +201,10 @@ class Engine:
         """Keep the run as A, and start B from step 0, with another recipe or with the knobs as they stand."""
         self._post("compare", recipe)
 
+    def branch(self, frame: int, **changes: Any) -> None:
+        """Keep the run as A, and continue B from one of its frames with the knobs as they stand and these changes."""
+        self._post("branch", (frame, changes))
+
     def single(self) -> None:
         """End a comparison: B stays."""
         self._post("single")
@@ -206,6 +213,7 @@ class Engine:
         """End the run and its thread. Harmless the second time."""
         with self._changed:
             worker = self._worker
+        self._closing = True
         self._commands.put(_STOP)
         if worker is not None and worker is not threading.current_thread():
             worker.join(timeout)
@@ -239,15 +247,23 @@ class Engine:
 
     def trace(self, other: bool = False) -> Trace:
         """What was recorded so far, of run A if `other`. Raises RuntimeError if no run could be built."""
-        if self._worker is not None and self._snapshot.state != "stopped":
-            found: list[Trace | Exception] = []
-            ticket = self._post("trace", (other, found))  # read between two steps: never half a line
-            self.wait(lambda s: s.handled >= ticket or s.state == "stopped")
-            if found and isinstance(found[0], Exception):
-                raise found[0]
-            if found:
-                return found[0]
-        return self._trace(other)
+        return self.between_steps(lambda: self._trace(other))
+
+    def between_steps(self, function: Callable[[], Any]) -> Any:
+        """Call a function when no step is being taken, in the engine's thread if it has one; returns what it returns.
+
+        It finds the record of the run whole: no line is half written. Raises what it raises.
+        """
+        if self._worker is None or self._snapshot.state == "stopped":
+            return function()
+        found: list[Any] = []
+        ticket = self._post("call", (function, found))
+        self.wait(lambda s: s.handled >= ticket or s.state == "stopped")
+        if not found:  # stopped before it came to that
+            return function()
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
 
     def run_for(self, steps: int) -> Snapshot:
         """Train for `steps` steps and return when they are done: in this thread, or in the engine's if it has one.
@@ -349,7 +365,7 @@ class Engine:
 
     def _do_load(self, trace: Trace) -> None:
         self._number += 1
-        self._publish(recorded(trace))
+        self._publish(replace(recorded(trace), run=self._number))
 
     def _do_reset(self, recipe: Recipe | None) -> None:
         if self._snapshot.state == "recorded":
@@ -368,8 +384,36 @@ class Engine:
             raise Refused("There is no run yet to compare with.")
         recipe = recipe or self._recipe.replace(**self._planned)
         self._need_corpus()
-        self._set_aside()
+        self._set_aside(self._snapshot)
         self._begin(recipe.replace(seed=self._other.snapshot.recipe.seed))
+
+    def _do_branch(self, request: tuple[int, dict[str, Any]]) -> None:
+        frame, changes = request
+        if not self._snapshot.n_frames:
+            raise Refused("There is no frame to branch from: this run has recorded no connectivity.")
+        trace, before = self._trace(), self._snapshot
+        step = trace.frames[frame]
+        then = trace.recipe.replace(**{name: value for event in trace.events["change"] if event["step"] < step
+                                       for name, value in event["options"].items() if name in LIVE})
+        changes = {name: value for name in LIVE
+                   if (value := changes.get(name, getattr(self._recipe, name))) != getattr(then, name)}
+        self._publish(state="building", message=f"Replaying to step {step:,} ...")
+        try:
+            run = branch(trace, frame, self.corpus, out=self._free_folder(), device=self._device, states=self._states,
+                         on_step=self._replayed, **changes)
+        except (ValueError, RuntimeError, OSError) as error:
+            self._publish(state=before.state)  # the run stays as it was
+            raise Refused(f"No branch: {error}") from None
+        self.corpus = run.corpus
+        self._set_aside(before)
+        self._number += 1
+        self._adopt(run, f"B continues from step {step:,}; A is the run that it has left.")
+
+    def _replayed(self, step: int, goal: int) -> None:
+        if self._closing:
+            raise RuntimeError("the laboratory is being closed")
+        if step % 20 == 0:
+            self._publish(message=f"Replaying to step {goal:,}: {step:,}")
 
     def _do_single(self, _: None) -> None:
         if self._other is not None:
@@ -377,10 +421,10 @@ class Engine:
         self._other = None
         self._publish(message="")
 
-    def _do_trace(self, request: tuple[bool, list[Trace | Exception]]) -> None:
-        other, found = request
+    def _do_call(self, request: tuple[Callable[[], Any], list[Any]]) -> None:
+        function, found = request
         try:
-            found.append(self._trace(other))
+            found.append(function())
         except Exception as error:  # belongs to whoever asked, and is no failure of the run
             found.append(error)
 
@@ -407,15 +451,16 @@ class Engine:
 
     def _blank(self, recipe: Recipe) -> Snapshot:
         self._recipe, self._planned, self._budget, self.error, self._rate = recipe, {}, 0, None, None
+        self._states = []
         return Snapshot(run=self._number, recipe=recipe)
 
-    def _set_aside(self) -> None:
+    def _set_aside(self, snapshot: Snapshot) -> None:
         """Make the run that the controls turned run A; an earlier A ends."""
         if self._other is not None:
             self._other.end()
-        ended = self._snapshot.state in ENDED
-        self._other = _Other(replace(self._snapshot, other=None, planned={}), self._writer or self._loaded,
-                             None if ended else self._run)
+        ended = snapshot.state in ENDED
+        snapshot = replace(snapshot, other=None, planned={}, state=snapshot.state if ended else "paused", message="")
+        self._other = _Other(snapshot, self._writer or self._loaded, None if ended else self._run)
         self._run = self._writer = None
 
     def _need_corpus(self) -> None:
@@ -426,6 +471,10 @@ class Engine:
         self._run.step()
         self._follow()
         self._budget -= 1
+        if self._run.step_number % _STATE_STEPS == 0:
+            self._states.append(self._run.state())
+            if len(self._states) > _MOST_STATES:
+                del self._states[::2]
         self._ticks.append(time.perf_counter())
         if len(self._ticks) > 1:
             self._rate = (len(self._ticks) - 1) / max(self._ticks[-1] - self._ticks[0], 1e-9)

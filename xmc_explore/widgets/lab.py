@@ -1,4 +1,4 @@
-"""`Lab`: a run that is played, paused, stepped and changed while it is watched."""
+"""`Lab`: a run that is played, paused, stepped, changed, scrubbed and compared while it is watched."""
 
 from __future__ import annotations
 
@@ -13,81 +13,113 @@ import ipywidgets as W
 from IPython import get_ipython
 from IPython.display import display
 
-from ..corpora import Corpus
-from ..frames import FrameStore
+from ..corpora import Corpus, load_corpus
 from ..plots import method_of
 from ..recipe import Recipe
 from ..trace import Trace
+from . import sharing
 from .canvas import ConnectivityCanvas
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
+from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
+from .page import Page
+from .presets import PRESETS, preset_of
+from .scrubber import Scrubber, frame_at
 
 FRAMES_PER_SECOND = 12
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
+EXPORTS = "runs/exports"
+TYPE, PRESENTED_TYPE = 13, 18  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
               "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
 
-TENTHS = tuple(n / 10 for n in range(11))
-# option, label, what it does, values, and how a value is said
-KNOBS = (
-    ("lr_factor", "learning rates", "What every learning rate is multiplied by",
-     (0.1, 0.14, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0), "× {:g}".format),
-    ("rewire_interval", "rewire every", "Steps from one rewire to the next",
-     (0, 5, 10, 20, 50, 100, 200, 500, 1000), lambda v: f"{v} steps" if v else "never"),
-    ("rewire_fraction", "share that is rewired", "Share of all connections that a rewire moves; it falls in time",
-     (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5), lambda v: f"{100 * v:g} %"),
-    ("aux_weight", "auxiliary weight", "Share of the auxiliary objective in the loss; it falls to 0 at its end",
-     TENTHS, lambda v: f"{v:g}" if v else "none"),
-    ("aux_cutoff", "auxiliary ends after", "Share of the run after which the auxiliary objective is over",
-     TENTHS, lambda v: f"{100 * v:g} %"),
-)
 BUTTONS = (
     ("Play", "Train until the end, or until Pause"),
     ("Pause", "Stop after the step that is being taken"),
     ("Step", "Train on one batch"),
-    ("+10", "Train on ten batches"),
+    ("+10", "Train on as many batches as the box beside it says"),
     ("Reset", "Start over from step 0 with the knobs as they stand; what was recorded is left alone"),
 )
 
 
 class Lab:
-    """A live run on a corpus: show it as the last line of a cell.
+    """A live run on a corpus, or a recorded one: show it as the last line of a cell.
 
     `steps` defaults to the recipe's epochs; a recipe that leaves `eval_interval` at 0 is evaluated every 100 steps, or
     ten times a run where that is more often. `out` is the folder of the trace (a temporary one without it; "-2", "-3",
-    ... is appended where it is taken). `run(steps)` trains without a click, for papermill; `trace`, `recipe` and
-    `state` say what has come of it; `close()` ends it. Running a cell again closes what that cell had made before.
+    ... is appended where it is taken). `against` is a second recipe: runs A (`recipe`) and B (`against`) then stand
+    side by side, on the same documents in the same order. `trace` is a recording to scrub through instead of a run.
+    `preset` (a name in `widgets.presets`) shows the knobs of one lesson alone; without a recipe it also sets one.
+
+    `run(steps)` trains without a click, for papermill; `trace`, `recipe` and `state` say what has come of it; `share()`
+    gives a short text from which `Lab.from_text` makes the same laboratory; `export(folder)` writes figure, recipe and
+    trace; `close()` ends it. Running a cell again closes what that cell had made before.
+    Raises ValueError where there is neither a corpus nor a recording, or no such preset.
     """
 
-    def __init__(self, corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = None,
-                 out: str | Path | None = None):
+    def __init__(self, corpus: Corpus | None = None, recipe: Recipe | None = None, *, against: Recipe | None = None,
+                 steps: int | None = None, out: str | Path | None = None, trace: Trace | None = None,
+                 preset: str = "everything"):
+        if corpus is None and trace is None:
+            raise ValueError("a laboratory needs a corpus to train on, xe.Lab(corpus), or a recording to look at, "
+                             "xe.Lab(trace=...)")
+        options = preset_of(preset).options
         beside = _of_this_cell()
-        recipe = recipe or Recipe()
-        if not recipe.eval_interval and (steps is None or steps > 10 * EVAL_INTERVAL):
-            recipe = recipe.replace(eval_interval=EVAL_INTERVAL)  # ten times a run is too seldom for who is watching
-        self.corpus = corpus
-        self.engine = Engine(corpus, recipe, steps=steps, out=out)
-        self._bins = corpus.bins()
-        self._about = f"{corpus.name!r}; {self._bins.describe()}"
+        if trace is not None:
+            recipe, against, steps = trace.recipe, None, steps or trace.header["steps"]
+        elif recipe is None:
+            recipe = Recipe().replace(**options)
+        recipe, against = _evaluated(recipe, steps), against and _evaluated(against, steps)
+        self.corpus, self.preset = corpus, preset
+        self.engine = Engine(corpus, recipe, steps=steps, out=out, trace=trace)
+        if against is not None:
+            self.engine.compare(against)
+        source = trace if corpus is None else corpus
+        self._bins, self._names = source.bins(), source.label_names
+        self._corpus = trace.header["corpus"] if corpus is None else {
+            "name": corpus.name, "fingerprint": corpus.fingerprint}
+        self._about = f"{self._corpus['name']!r}; {self._bins.describe()}"
         self._painting = threading.Lock()
-        self._painted = Snapshot(version=-1)
-        self._store: FrameStore | None = None
+        self._painted, self._said = Snapshot(version=-1), ("", False)
+        self._pictured: tuple = ()  # what the canvas shows
+        self._rolling = False  # is a recording being played?
+        self._exporting: threading.Thread | None = None
         self._saved, self._saved_text = None, ""
-        self._build(self.engine.snapshot.recipe)
-        self._answered = threading.Event()
+        self._build(recipe if against is None else against)
+        self._answered, self._asked = threading.Event(), threading.Event()
         self.canvas.observe(lambda _: self._answered.set(), "seen")
         self.engine.start()
         self._painter = threading.Thread(target=self._paint_on, name="xmc-painter", daemon=True)
         self._painter.start()
         beside.append(self)
 
+    @classmethod
+    def load(cls, trace: Trace | str | Path, corpus: Corpus | None = None, **options: Any) -> Lab:
+        """A laboratory on a recording: a trace, or the folder of one. Its corpus is needed only to train further."""
+        return cls(corpus, trace=trace if isinstance(trace, Trace) else Trace(trace), **options)
+
+    @classmethod
+    def from_text(cls, text: str, corpus: Corpus | None = None) -> Lab:
+        """The laboratory that `share` has described; a corpus is loaded by its name unless it is given.
+
+        Raises ValueError for a text that is no such description, CorpusError if there is no such corpus.
+        """
+        state = sharing.from_text(text)
+        corpus = corpus or load_corpus(state["corpus"])
+        lab = cls(corpus, state.get("recipe"), against=state.get("against"), steps=state["steps"],
+                  preset=state["preset"])
+        if not corpus.fingerprint.startswith(state.get("fingerprint", "")):
+            lab._say(f"The corpus {corpus.name!r} differs from the one of whoever shared this (other versions of its "
+                     f"packages, say): numbers will differ too.")
+        return lab
+
     # --- in code
 
     @property
     def state(self) -> str:
-        """ "building", "paused", "playing", "finished", "failed" or "stopped"."""
+        """ "building", "paused", "playing", "finished", "failed", "stopped" or "recorded"."""
         return self.engine.snapshot.state
 
     @property
@@ -97,8 +129,14 @@ class Lab:
 
     @property
     def trace(self) -> Trace:
-        """What was recorded so far."""
+        """What was recorded so far; of two runs, of B."""
         return self.engine.trace()
+
+    @property
+    def traces(self) -> dict[str, Trace]:
+        """The record of each run: {"A": ..., "B": ...}, or {"B": ...} where there is one."""
+        other = {} if self.engine.snapshot.other is None else {"A": self.engine.trace(other=True)}
+        return other | {"B": self.engine.trace()}
 
     def run(self, steps: int) -> Trace:
         """Train for `steps` steps, return when they are done. Raises whatever made the run fail."""
@@ -108,107 +146,299 @@ class Lab:
             self._paint(self.engine.snapshot)
         return self.trace
 
+    def share(self) -> str:
+        """The state of this laboratory as one short line of text: corpus, steps, preset and what differs in recipes."""
+        return self._share(self.engine.snapshot)
+
+    def _share(self, snapshot: Snapshot) -> str:
+        a = snapshot.other
+        recipe = snapshot.recipe.replace(**snapshot.planned)
+        return sharing.to_text(self._corpus["name"], self._corpus["fingerprint"], max(snapshot.steps, 1), self.preset,
+                               recipe if a is None else a.recipe, None if a is None else recipe)
+
+    def export(self, folder: str | Path = EXPORTS) -> dict[str, Path]:
+        """Write figure, recipe and trace into a folder; returns the path of each, PNG only where there is a browser.
+
+        Raises OSError, naming the path, where that cannot be.
+        """
+        snapshot = self.engine.snapshot
+        name = f"{self._corpus['name']}-run{snapshot.run}-step{snapshot.step}"
+        folder, trace = Path(folder), self.trace
+        files = sharing.export(folder, name, self.charts.copy(), snapshot.recipe)
+        files["trace"] = self.engine.between_steps(lambda: sharing.pack(folder / f"{name}.zip", trace))
+        return files
+
     def close(self) -> None:
         """End the run and take the laboratory off the screen; `trace` stays. Harmless the second time."""
         self.engine.close()
-        if threading.current_thread() is not self._painter:
-            self._answered.set()
-            self._painter.join(10)
-        _close(self.widget)
+        for thread in (self._painter, self._exporting):
+            if thread not in (None, threading.current_thread()):
+                self._answered.set()
+                thread.join(10)
+        for part in (self.widget, *self.knobs.all):
+            _close(part)
 
     # --- the parts
 
     def _build(self, recipe: Recipe) -> None:
+        engine = self.engine
         self.buttons = {name: W.Button(description=name, tooltip=tip) for name, tip in BUTTONS}
         self.buttons["Play"].button_style = "primary"
-        engine = self.engine
-        for name, press in (("Play", engine.play), ("Pause", engine.pause), ("Step", engine.step),
-                            ("+10", lambda: engine.step(10)), ("Reset", engine.reset)):
-            self.buttons[name].on_click(lambda _, press=press: press())
-        self.knobs = {knob[0]: _knob(*knob, recipe) for knob in KNOBS}
-        for option, knob in self.knobs.items():
-            knob.disabled = option.startswith("rewire") and recipe.output != "sparse"
-            knob.observe(lambda change, option=option: engine.change(**{option: change.new}), "value")
+        self.many = W.BoundedIntText(value=10, min=1, max=100_000, tooltip="How many steps the button before it takes")
+        self.many.observe(lambda event: setattr(self.buttons["+10"], "description", f"+{event.new}"), "value")
+        for name, press in (("Play", self._play), ("Pause", self._pause), ("Step", engine.step),
+                            ("+10", lambda: engine.step(self.many.value)), ("Reset", engine.reset)):
+            self.buttons[name].on_click(lambda _, press=press: self._press(press))
+        self.knobs = Knobs(recipe, self.corpus, lambda **options: self._press(lambda: engine.change(**options)),
+                           lambda **options: self._press(lambda: engine.plan(**options)))
+        self.presets = W.Dropdown(options=list(PRESETS), value=self.preset, tooltip="Show the knobs of one lesson")
+        self.knobs.show(preset_of(self.preset).knobs)
+        self.presets.observe(lambda event: self._choose(event.new), "value")
+        self.compare = _toggle("A|B", "Keep this run as A and start B, on the same documents in the same order")
+        self.compare.observe(lambda event: self._press(lambda: self._compare(event.new)), "value")
+        self.branch = W.Button(description="Branch", tooltip="Keep this run as A, and continue B from the frame "
+                                                             "on the screen with the knobs as they stand")
+        self.branch.on_click(lambda _: self._press(self._branch))
+        self.present = _toggle("Present", "Large type and no code, for a projector; Escape ends it")
+        self.present.observe(lambda event: self._present(event.new), "value")
+        self.more = _toggle("More", "Share this laboratory, or save what it shows")
         self.status, self.message = W.HTML(), W.HTML()
         self.status.add_class("xmc-status-box")
-        self.fixed = W.HTML(_definitions(self.corpus, recipe))
-        self.charts, self.canvas = Charts(), ConnectivityCanvas()
-        toolbar = W.HBox([*self.buttons.values(), self.status])
-        knobs = W.VBox([*self.knobs.values(), self.fixed])
-        body = W.HBox([knobs, self.canvas, self.charts.figure])
-        self.widget = W.VBox([toolbar, self.message, body])
-        for box, name in ((self.widget, "xmc-lab"), (toolbar, "xmc-toolbar"), (knobs, "xmc-knobs"),
-                          (body, "xmc-body"), (self.fixed, "xmc-fixed")):
+        self.scrubber = Scrubber(self._ask)
+        self.charts, self.canvas, self.page = Charts(), ConnectivityCanvas(), Page()
+        self.page.observe(lambda event: setattr(self.present, "value", event.new), "presenting")
+        self.canvas.observe(self._frame_chosen, "frame")
+        self.canvas.observe(self._space_pressed, "playing")
+        toolbar = W.HBox([*list(self.buttons.values())[:4], self.many, self.buttons["Reset"], self.status, self.presets,
+                          self.compare, self.branch, self.present, self.more, self.page])
+        drawer = self._drawer()
+        self.more.observe(lambda event: self._open(drawer, event.new), "value")
+        body = W.HBox([self.knobs.widget, self.canvas, self.charts.figure])
+        self.widget = W.VBox([toolbar, drawer, self.message, body, self.scrubber.widget])
+        for box, name in ((self.widget, "xmc-lab"), (toolbar, "xmc-toolbar"), (body, "xmc-body"),
+                          (drawer, "xmc-drawer"), (self.many, "xmc-many")):
             box.add_class(name)
-        for widget in (*self.buttons.values(), *self.knobs.values(), self.canvas, self.charts.figure):
+        for widget in (*self.buttons.values(), self.many, *self.knobs.all, self.presets, self.compare, self.branch,
+                       self.present, self.more, *self._saving, self.scrubber.slider, *self.scrubber.buttons,
+                       self.scrubber.looks, self.canvas, self.charts.figure, self.page):
             _hear_while_a_cell_runs(widget)
+
+    def _drawer(self) -> W.Widget:
+        """The row that the button More shows."""
+        folder = W.Text(value=EXPORTS, description="folder", tooltip="Where files are saved", continuous_update=False)
+        save = W.Button(description="Save files", tooltip="Figure (HTML, and PNG with a browser), recipe and trace")
+        save.on_click(lambda _: self._save_files(folder.value))
+        self.shared = W.Text(description="share", disabled=False, tooltip="This laboratory as text")
+        self.shared.add_class("xmc-share")
+        copy = W.Button(description="Copy", tooltip="Copy the text; xe.Lab.from_text makes the laboratory again")
+        copy.on_click(lambda _: setattr(self.page, "copy", [self.shared.value, self.page.copy[1] + 1]))
+        self.page.observe(lambda _: self._say("Copied: xe.Lab.from_text(...) makes this laboratory again."), "copied")
+        drawer = W.HBox([self.shared, copy, folder, save])
+        drawer.layout.display = "none"
+        self._saving = (self.shared, copy, folder, save)
+        return drawer
+
+    # --- what controls do: every one returns at once
+
+    def _press(self, command: Callable[[], Any]) -> None:
+        self._said = ("", False)
+        try:
+            command()
+        except (RuntimeError, ValueError) as error:
+            self._say(str(error), wrong=True)
+
+    def _play(self) -> None:
+        if self.state == "recorded":
+            if self.scrubber.at >= self.scrubber.last:
+                self.scrubber.to(0)
+            self._rolling = True
+            self._ask()
+        else:
+            self.engine.play()
+
+    def _pause(self) -> None:
+        self._rolling = False
+        if self.state != "recorded":
+            self.engine.pause()
+
+    def _compare(self, on: bool) -> None:
+        if threading.get_ident() != self._hand:
+            self.engine.compare() if on else self.engine.single()
+
+    def _branch(self) -> None:
+        frame = frame_at(self.engine.snapshot, self.scrubber.shown)
+        self.scrubber.follow()
+        self.engine.branch(frame)
+
+    def _choose(self, name: str) -> None:
+        self.preset, preset = name, preset_of(name)
+        self.knobs.show(preset.knobs)
+        self.knobs.set(**{option: value for option, value in preset.options.items()
+                          if option in LIVE_KNOBS + REBUILD_KNOBS})
+        self._say(f"Preset {name!r}: {preset.about}.")
+
+    def _open(self, drawer: W.Widget, on: bool) -> None:
+        drawer.layout.display = "" if on else "none"
+        self._ask()
+
+    def _present(self, on: bool) -> None:
+        (self.widget.add_class if on else self.widget.remove_class)("xmc-present")
+        self.page.presenting = on
+        self.charts.size(PRESENTED_TYPE if on else TYPE)
+
+    def _save_files(self, folder: str) -> None:
+        if self._exporting is not None and self._exporting.is_alive():
+            return self._say("The files before these are still being written.")
+
+        def work() -> None:
+            try:
+                files = self.export(folder)
+                said = ", ".join(path.name for path in files.values())
+                missing = "" if "picture" in files else " (no PNG: no browser on this machine)"
+                self._say(f"Saved in {Path(folder).resolve()}: {said}{missing}.")
+            except (OSError, RuntimeError, ValueError) as error:
+                self._say(f"Not saved: {error}", wrong=True)
+
+        self._say("Saving ...")
+        self._exporting = threading.Thread(target=work, name="xmc-export", daemon=True)
+        self._exporting.start()
+
+    def _frame_chosen(self, event: dict[str, Any]) -> None:
+        """The arrow keys on the canvas move its frame."""
+        if threading.get_ident() != self._hand:
+            self._pictured = ()
+            self.scrubber.to_step(self.engine.snapshot.store.steps[event.new])
+
+    def _space_pressed(self, event: dict[str, Any]) -> None:
+        if threading.get_ident() != self._hand:
+            self._press(self._play if event.new else self._pause)
+
+    def _say(self, words: str, wrong: bool = False) -> None:
+        self._said = (words, wrong)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the painter paint, though the run has not changed."""
+        self._asked.set()
+        self.engine.wake()
 
     # --- painting: the painter's thread, and `run` once when it is done
 
+    _hand = 0  # the thread that is painting
+
     def _paint_on(self) -> None:
-        """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times."""
+        """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times.
+
+        What was asked for by hand is shown at once.
+        """
         while self._painted.state != "stopped":
-            self.engine.wait(lambda s: s.version > self._painted.version)
-            time.sleep(SETTLE_SECONDS)
+            self.engine.wait(lambda s: s.version > self._painted.version or self._asked.is_set())
+            if not self._asked.is_set():
+                time.sleep(SETTLE_SECONDS)
+            asked = self._asked.is_set()
+            self._asked.clear()
             snapshot, started = self.engine.snapshot, time.monotonic()
             self._answered.clear()
-            self._paint(snapshot)
+            self._paint(snapshot, asked)
             if snapshot.state == "stopped":
                 return
             self._answered.wait(BLIND_SECONDS)
-            time.sleep(max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic()))
+            if self._rolling:
+                self._roll()
+            self.engine.wait(lambda s: s.handled > snapshot.handled or self._asked.is_set(),  # noqa: B023
+                             max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic()))
 
-    def _paint(self, snapshot: Snapshot) -> None:
+    def _roll(self) -> None:
+        """Play a recording: on to its next frame."""
+        if self.scrubber.at >= self.scrubber.last:
+            self._rolling = False
+        else:
+            self.scrubber.to(self.scrubber.at + 1)
+
+    def _paint(self, snapshot: Snapshot, asked: bool = False) -> None:
         with self._painting:
-            if snapshot.version <= self._painted.version:
+            if snapshot.version <= self._painted.version and not asked:
                 return
+            self._hand = threading.get_ident()
             try:
                 self.status.value = _status(snapshot)
-                self.message.value = _message(snapshot, self._about)
-                self.charts.draw(snapshot)
+                step = self.scrubber.paint(snapshot)
                 with self.canvas.drawing:
-                    self._draw_connectivity(snapshot)
+                    self._draw_connectivity(snapshot, step)
+                    self.canvas.playing = snapshot.state == "playing" or self._rolling
+                self.charts.draw(snapshot, None if self.scrubber.step is None else step)
+                self.message.value = _message(snapshot, self._about, *self._said)
+                self.knobs.mark(snapshot.planned)
+                if (snapshot.other is None) != (self._painted.other is None):
+                    self.compare.value = snapshot.other is not None
+                if self.more.value:
+                    self.shared.value = self._share(snapshot)
+                with self.canvas.drawing:
                     self.canvas.tick += 1
                 self._save(snapshot)
             except Exception as error:  # a thread that dies would leave a picture that looks alive
                 self.message.value = _words(f"The picture cannot be drawn ({error!r}); the run goes on.", wrong=True)
+            finally:
+                self._hand = 0
             self._painted = snapshot
 
-    def _draw_connectivity(self, snapshot: Snapshot) -> None:
-        before = self._painted
-        if snapshot.run != before.run:
-            self._store = None
-        if not snapshot.features:
-            if snapshot.run != before.run or snapshot.state != before.state:
-                words = "" if snapshot.state == "building" else NO_PICTURE.get(snapshot.recipe.output, "")
+    def _draw_connectivity(self, snapshot: Snapshot, step: int) -> None:
+        a, b, look = snapshot.other, snapshot, self.scrubber.looks.value
+        if a is None or not (a.features and b.features):
+            look = "B"
+        shown = a if look == "A" else b
+        runs = (look, snapshot.run, None if a is None else a.run)
+        if not shown.features:
+            words = "" if shown.state == "building" else NO_PICTURE.get(shown.recipe.output, "")
+            if self._pictured != ("no picture", words):
                 self.canvas.clear(words)
+            self._pictured = "no picture", words
             return
-        done = before.rewires
-        if self._store is None:
-            self._store, done = FrameStore(snapshot.frames), 0
-            self.canvas.begin(self._store, self._bins, self.corpus.label_names, snapshot.features)
-            self.canvas.show(0)
-        if snapshot.rewires > done:
-            self.canvas.show(snapshot.rewires, flash=True)
+        if look == "difference" and a.features != b.features:
+            look = "B"
+        frames = tuple(frame_at(side, step) for side in ((a, b) if look == "difference" else (shown,)))
+        if self._pictured == (runs, frames):
+            return
+        if self._pictured[:1] != (runs,):
+            self.canvas.begin(shown.store, self._bins, self._names, shown.features)
+        if look == "difference":
+            self.canvas.show_difference(a.store.seek(frames[0]), b.store.seek(frames[1]))
+        else:
+            born = self._pictured[:1] == (runs,) and self.scrubber.step is None
+            self.canvas.show(frames[0], flash=born)
+        self._pictured = runs, frames
 
     # --- what a saved notebook keeps
 
     def _ipython_display_(self) -> None:
         display(self._bundle(), raw=True)
-        self._saved_text = _text(self.corpus, self.engine.snapshot)
+        self._saved_text = self._text(self.engine.snapshot)
         self._saved = display(_saved(self._saved_text), raw=True, display_id=True)
 
     def _bundle(self) -> dict[str, Any]:
         return {**self.widget._repr_mimebundle_(), "text/plain": repr(self)}
 
     def _save(self, snapshot: Snapshot) -> None:
-        text = _text(self.corpus, snapshot)
+        text = self._text(snapshot)
         if self._saved is not None and snapshot.state in ("paused", *ENDED) and text != self._saved_text:
             self._saved_text = text
             self._saved.update(_saved(text), raw=True)
 
+    def _text(self, snapshot: Snapshot) -> str:
+        return _text(self._corpus["name"], snapshot)
+
     def __repr__(self) -> str:
-        return _text(self.corpus, self.engine.snapshot)
+        return self._text(self.engine.snapshot)
+
+
+def _evaluated(recipe: Recipe, steps: int | None) -> Recipe:
+    """Ten times a run is too seldom for who is watching."""
+    often = recipe.eval_interval or (steps is not None and steps <= 10 * EVAL_INTERVAL)
+    return recipe if often else recipe.replace(eval_interval=EVAL_INTERVAL)
+
+
+def _toggle(name: str, tip: str) -> W.Widget:
+    return W.ToggleButton(description=name, tooltip=tip)
 
 
 def _hear_while_a_cell_runs(widget: W.Widget) -> None:
@@ -221,50 +451,43 @@ def _hear_while_a_cell_runs(widget: W.Widget) -> None:
         widget.comm._reply_subshell_for = lambda data, wanted: wanted
 
 
-def _knob(option: str, label: str, tip: str, values: tuple, say: Callable[[Any], str], recipe: Recipe) -> W.Widget:
-    value = getattr(recipe, option)
-    choices = sorted({*values, value})  # a recipe may stand between two of ours
-    # On release, not while dragging: each change is recorded, and a trace should hold decisions.
-    return W.SelectionSlider(options=[(say(v), v) for v in choices], value=value, description=label,
-                             tooltip=tip, continuous_update=False)
-
-
-def _definitions(corpus: Corpus, recipe: Recipe) -> str:
-    """What only a reset with another recipe could change, as a list of terms."""
-    rows = [("labels", f"{corpus.n_labels:,}"), ("documents", f"{len(corpus.train):,}"), ("encoder", recipe.encoder)]
-    if recipe.output == "sparse":
-        rows.append(("fan-in", recipe.fan_in))
-    rows += [("batch", recipe.batch_size), ("seed", recipe.seed)]
-    return "<dl>" + "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(str(value))}</dd>"
-                            for term, value in rows) + "</dl>"
-
-
-def _text(corpus: Corpus, s: Snapshot) -> str:
+def _text(corpus: str, s: Snapshot) -> str:
     """What a laboratory was, for whoever cannot see it."""
-    lines = [f"Lab on {corpus.name!r}: {method_of(s.recipe)}, seed {s.recipe.seed}",
+    lines = [f"Lab on {corpus!r}: {method_of(s.recipe)}, seed {s.recipe.seed}",
              f"  step {s.step} of {s.steps}, {s.rewires} rewires, {s.state}"]
     if s.metrics:
         shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
         lines.append("  " + ", ".join(f"{name} {s.metrics[name]:.1f}" for name in shown if name in s.metrics))
+    if s.other is not None:
+        lines.append(f"  beside run A: {method_of(s.other.recipe)}, step {s.other.step}")
     return "\n".join(lines + [f"  {s.message}"] * bool(s.message))
 
 
 def _status(s: Snapshot) -> str:
     rate = "–" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
     rewires = "1 rewire" if s.rewires == 1 else f"{s.rewires} rewires"
+    other = "" if s.other is None else f' data-other-step="{s.other.step}"'
     # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
     live = "off" if s.state == "playing" else "polite"
-    return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{s.state}">'
-            f"<b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{s.state}</b></div>")
+    return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{s.state}"'
+            f"{other}><b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{s.state}</b></div>")
 
 
-def _message(s: Snapshot, about: str) -> str:
+def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> str:
     if s.state == "failed":
         return _words(f"{s.message}. Reset starts over.", wrong=True)
+    if said:
+        return _words(said, wrong)
     if s.message:
         return _words(s.message)
     if s.state == "building":
         return _words("Building the model: the first time takes some seconds.")
+    if s.other is not None:
+        a = s.other
+        said = a.message if a.state == "failed" else f"A: {method_of(a.recipe)}, step {a.step} ({a.state})"
+        changed = {name: value for name, value in vars(s.recipe).items() if value != getattr(a.recipe, name)}
+        turned = ", ".join(f"{name} {value}" for name, value in changed.items()) or "the same so far: turn a knob"
+        return _words(f"{said} · B: {method_of(s.recipe)}, {turned}", wrong=a.state == "failed")
     return _words(f"{method_of(s.recipe)} on {about}")
 
 

@@ -1,0 +1,61 @@
+// What only the page can do for the laboratory. It draws nothing.
+
+function render({ model, el }) {
+  el.style.display = "none";
+  const lab = () => el.closest(".xmc-lab");
+  const set = (name, value) => (model.set(name, value), model.save_changes());
+
+  const present = () => document.body.classList.toggle("xmc-presenting", model.get("presenting"));
+  const leave = (event) => event.key === "Escape" && model.get("presenting") && set("presenting", false);
+
+  async function copy() {
+    const [text, number] = model.get("copy");
+    const field = lab()?.querySelector(".xmc-share input");
+    try {
+      await navigator.clipboard.writeText(text);
+    } catch { // a page without https has no clipboard; the old way needs a field
+      field?.select();
+      if (!document.execCommand("copy")) return;
+    }
+    set("copied", number);
+  }
+
+  // noUiSlider's handles have labels beside them that a screen reader does not connect, and some boxes have none.
+  function name() {
+    for (const box of lab()?.querySelectorAll(".xmc-toolbar :is(input, select)") ?? [])
+      box.setAttribute("aria-label", box.matches("input") ? "Steps that the button before it takes" : "Preset");
+    for (const row of lab()?.querySelectorAll(".widget-slider") ?? []) {
+      const handle = row.querySelector(".noUi-handle");
+      const label = row.querySelector(".widget-label")?.innerText;
+      if (!handle || !label) continue;
+      handle.setAttribute("aria-label", label);
+      const readout = row.querySelector(".widget-readout")?.innerText;
+      if (readout) handle.setAttribute("aria-valuetext", readout);
+      handle.parentElement?.closest("[tabindex]:not(.noUi-handle)")?.setAttribute("tabindex", "-1");
+    }
+  }
+  let due = 0;
+  const watcher = new MutationObserver(() => (clearTimeout(due), (due = setTimeout(name, 100))));
+  const watch = setInterval(() => {
+    if (!lab()) return;
+    clearInterval(watch);
+    name();
+    for (const knobs of lab().querySelectorAll(".xmc-toolbar, .xmc-knobs, .xmc-scrubber"))
+      watcher.observe(knobs, { childList: true, subtree: true, characterData: true });
+  }, 50);
+
+  model.on("change:presenting", present);
+  model.on("change:copy", copy);
+  document.addEventListener("keydown", leave);
+  present();
+  return () => {
+    model.off("change:presenting", present);
+    model.off("change:copy", copy);
+    document.removeEventListener("keydown", leave);
+    clearInterval(watch);
+    watcher.disconnect();
+    document.body.classList.remove("xmc-presenting");
+  };
+}
+
+export default { render };
