@@ -1,0 +1,347 @@
+"""The connectivity canvas in a real JupyterLab in a real browser: pointed at, pinned, zoomed, stepped, played."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from jupyter_browser import jupyter_lab, open_notebook, write_notebook
+from playwright.sync_api import Locator, expect
+
+import xmc_explore as xe
+
+pytestmark = pytest.mark.browser
+
+ONE = """\
+import xmc_explore as xe
+trace = xe.load_recording("calls-small-set")
+view = xe.scrub(trace)
+view"""
+TWO = """\
+both = xe.scrub({"SET": trace, "SET + auxiliary": xe.load_recording("calls-small-auxiliary")})
+both"""
+LINKED = """\
+linked = xe.scrub(trace, xe.plots.per_bin(trace))
+linked"""
+
+
+class Canvas:
+    """A canvas on a page, used as a person would."""
+
+    def __init__(self, page, nth: int = 0):
+        self.page = page
+        self.root: Locator = page.locator(".xmc-connectivity").nth(nth)
+        self.stage, self.caption = self.root.locator(".xmc-stage"), self.root.locator(".xmc-caption")
+        self.detail, self.axis = self.root.locator(".xmc-detail"), self.root.locator(".xmc-axis")
+
+    def expect_frame(self, number: int) -> None:
+        expect(self.root).to_have_attribute("data-shown", str(number), timeout=20_000)
+
+    def frame(self) -> int:
+        return int(self.root.get_attribute("data-shown"))
+
+    def key(self, *keys: str) -> None:
+        self.stage.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def spot(self, across: float, down: float) -> dict[str, float]:
+        box = self.stage.bounding_box()
+        return {"x": across * box["width"], "y": down * box["height"]}
+
+    def pixels(self) -> list[int]:
+        """Mean red, green, blue and opacity of what is drawn, where something is drawn, and the share of it."""
+        return self.root.locator(".xmc-canvas").evaluate("""canvas => {
+            const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            const sum = [0, 0, 0, 0]; let n = 0;
+            for (let i = 0; i < data.length; i += 4) if (data[i + 3]) { n++; sum.forEach((_, c) => sum[c] += data[i + c]); }
+            return [...sum.map((s) => s / n), n / (data.length / 4)];
+        }""")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with jupyter_lab(tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return xe.load_recording("calls-small-set")
+
+
+@pytest.fixture(scope="module")
+def opened(browser, server):
+    name = write_notebook(server.folder / "scrub.ipynb", ONE, TWO, LINKED)
+    with open_notebook(browser, server, name) as opened:
+        opened.toggle_sidebar()
+        opened.run_cell(0)
+        Canvas(opened.page).expect_frame(39)
+        opened.wait_until_idle()
+        yield opened
+
+
+@pytest.fixture
+def canvas(opened) -> Canvas:
+    """The canvas of the first cell, all in sight and nothing pinned, brushed or pointed at."""
+    canvas = Canvas(opened.page)
+    canvas.stage.scroll_into_view_if_needed()
+    opened.page.mouse.move(5, 5)
+    canvas.key("Escape", "Escape", "0")
+    return canvas
+
+
+def test_pointing_at_a_row_says_what_it_is(opened, canvas, trace):
+    canvas.stage.hover(position=canvas.spot(0.5, 0.01))
+    order = trace.bins().labels("head")
+    first = order[trace.label_frequency[order].argmax()]
+    expect(canvas.detail.locator("b")).to_have_text(trace.label_names[first])
+    table = trace.of_labels(5)
+    expect(canvas.detail).to_contain_text(f"head, used {trace.label_frequency[first]:,} times")
+    expect(canvas.detail).to_contain_text(f"P@5 {table.precision[first]:.1f} %")
+    expect(canvas.detail.locator(".xmc-reads")).to_have_text(
+        "reads " + " ".join(map(str, sorted(trace.connectivity(-1)[first]))))
+    opened.screenshot("canvas-hover")
+    opened.page.mouse.move(5, 5)
+    expect(canvas.detail).to_contain_text("Point at a row")
+
+
+def test_a_click_pins_a_label_and_escape_lets_it_go(opened, canvas):
+    canvas.stage.click(position=canvas.spot(0.5, 0.5))
+    opened.page.mouse.move(5, 5)
+    name = canvas.detail.locator("b").inner_text()
+    expect(canvas.detail.locator("figcaption")).to_contain_text("40 frames from top to bottom")
+    opened.screenshot("canvas-pinned")
+    reads = canvas.detail.locator(".xmc-reads").inner_text()
+    canvas.key("Home")
+    canvas.expect_frame(0)
+    expect(canvas.detail.locator("b")).to_have_text(name)  # followed through the run
+    assert canvas.detail.locator(".xmc-reads").inner_text() != reads
+    canvas.key("Escape", "End")
+    expect(canvas.detail).to_contain_text("Point at a row")
+    canvas.expect_frame(39)
+
+
+def test_every_row_is_within_reach_of_zoom(opened, canvas, trace):
+    n = len(trace.label_frequency)
+    canvas.stage.click(position=canvas.spot(0.3, 0.9))
+    for _ in range(30):
+        opened.page.mouse.wheel(0, -200)
+    expect(canvas.axis).to_contain_text("labels, ")
+    opened.page.wait_for_timeout(100)
+    labels = int(re.match(r"(\d+) labels", canvas.axis.inner_text())[1])
+    assert labels < 30 < n
+    names = canvas.root.locator(".xmc-row")
+    assert labels - 2 <= names.count() <= labels and set(names.all_inner_texts()) <= set(trace.label_names)
+    opened.screenshot("canvas-zoomed")
+    before = names.first.inner_text()
+    box = canvas.stage.bounding_box()
+    opened.page.mouse.move(box["x"] + 200, box["y"] + 60)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 180, box["y"] + 200, steps=4)
+    opened.page.mouse.up()
+    expect(names.first).not_to_have_text(before)
+    canvas.key("0")
+    expect(canvas.axis).to_have_text(f"{trace.width} features")
+    canvas.root.get_by_role("button", name="Closer").click()
+    expect(canvas.axis).to_contain_text("labels, ")
+    canvas.key("-", "Escape")
+
+
+def test_a_wheel_over_a_canvas_without_focus_scrolls_the_page(opened, canvas):
+    opened.page.locator(".jp-Notebook .cm-content").first.click()
+    canvas.stage.hover(position=canvas.spot(0.5, 0.5))
+    before = canvas.axis.inner_text()
+    opened.page.mouse.wheel(0, 50)
+    opened.page.wait_for_timeout(200)
+    assert canvas.axis.inner_text() == before
+    opened.page.mouse.wheel(0, -50)
+
+
+def test_the_keyboard_alone(opened, canvas, trace):
+    cells = opened.page.locator(".jp-Notebook .jp-Cell").count()
+    canvas.key("Home")
+    canvas.expect_frame(0)
+    expect(canvas.caption).to_contain_text("At the start")
+    for number in (1, 2, 3):
+        canvas.key("ArrowRight")
+        canvas.expect_frame(number)
+    canvas.key("ArrowLeft")
+    canvas.expect_frame(2)
+    expect(canvas.caption).to_contain_text(f"Rewire at step {trace.frames[2]}")
+    expect(canvas.root.locator(".xmc-transport output")).to_have_text(f"frame 3 of 40 · step {trace.frames[2]}")
+    canvas.key("ArrowDown", "ArrowDown", "Enter")
+    expect(canvas.detail.locator("figcaption")).to_be_visible()
+    canvas.key("b", "c", "o", "d", "d", "a", "x", "b")  # Lab's own keys for cells
+    expect(canvas.root.get_by_label("Order of the rows in each bin")).to_have_value("cluster")
+    expect(canvas.root.get_by_label("What the colour of a connection says")).to_have_value("weight")
+    opened.screenshot("canvas-weight-by-cluster")
+    canvas.key("c", "o")
+    expect(canvas.root.get_by_label("Order of the rows in each bin")).to_have_value("in-degree")
+    expect(canvas.root.locator(".xmc-scale")).to_contain_text("died")
+    opened.page.wait_for_timeout(300)
+    opened.screenshot("canvas-change-by-in-degree")
+    canvas.key("c", "o", "Escape", "End")
+    assert opened.page.locator(".jp-Notebook .jp-Cell").count() == cells
+    canvas.expect_frame(39)
+
+
+def test_the_space_bar_plays(opened, canvas):
+    canvas.key("Home")
+    canvas.expect_frame(0)
+    canvas.key(" ")
+    opened.page.wait_for_function("node => Number(node.dataset.shown) >= 4", arg=canvas.root.element_handle())
+    expect(canvas.root.get_by_role("button", name="Pause")).to_be_visible()
+    canvas.key(" ")
+    expect(canvas.root.get_by_role("button", name="Play")).to_be_visible()
+    opened.page.wait_for_timeout(500)
+    at = canvas.frame()
+    opened.page.wait_for_timeout(500)
+    assert canvas.frame() == at < 39
+    canvas.root.get_by_role("slider", name="Frame").fill("39")
+    canvas.expect_frame(39)
+
+
+def test_a_question_mark_lists_the_keys(opened, canvas):
+    canvas.key("?")
+    keys = canvas.root.get_by_role("dialog", name="Keys")
+    expect(keys).to_contain_text("play or pause")
+    opened.screenshot("canvas-keys")
+    opened.page.keyboard.press("Escape")
+    expect(keys).to_be_hidden()
+    assert canvas.stage.evaluate("node => document.activeElement === node")
+    outline = canvas.stage.evaluate("node => getComputedStyle(node).outlineStyle")
+    assert outline == "solid"
+
+
+def test_brushing_a_bin(opened, canvas):
+    def opacity(share):
+        return canvas.root.locator(".xmc-canvas").evaluate("""(canvas, share) => {
+            const top = Math.floor(share * canvas.height);
+            const data = canvas.getContext('2d').getImageData(0, top, canvas.width, 40).data;
+            return Math.max(...data.filter((_, i) => i % 4 === 3));
+        }""", share)
+
+    before = opacity(0.7)
+    canvas.root.get_by_role("button", name="head").click()
+    expect(canvas.root.get_by_role("button", name="head")).to_have_attribute("aria-pressed", "true")
+    assert opacity(0.05) > 150 and opacity(0.7) < 0.3 * before
+    opened.screenshot("canvas-brushed")
+    canvas.key("3")
+    expect(canvas.root.get_by_role("button", name="tail")).to_have_attribute("aria-pressed", "true")
+    canvas.key("Escape")
+    box = canvas.stage.bounding_box()
+    opened.page.keyboard.down("Shift")
+    opened.page.mouse.move(box["x"] + 50, box["y"] + 0.4 * box["height"])
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + 60, box["y"] + 0.6 * box["height"], steps=3)
+    opened.page.mouse.up()
+    opened.page.keyboard.up("Shift")
+    expect(canvas.root.get_by_role("button", name="torso")).to_have_attribute("aria-pressed", "true")
+    canvas.key("Escape")
+    assert opacity(0.7) == before
+
+
+def test_a_change_of_theme_changes_the_colours(opened, canvas):
+    colours = {}
+    for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
+        opened.choose("Settings", "Theme", theme)
+        expect(opened.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
+        opened.page.wait_for_timeout(300)
+        canvas.stage.hover(position=canvas.spot(0.5, 0.2))
+        opened.screenshot("canvas-" + theme.split()[1].lower())
+        colours[theme] = canvas.pixels()
+        assert colours[theme][4] > 0.02
+    dark, light = colours.values()
+    assert sum(dark[:3]) > sum(light[:3]) + 20
+
+
+def test_it_fits_on_a_small_screen(opened, canvas):
+    for width in (1280, 800):
+        opened.page.set_viewport_size({"width": width, "height": 720})
+        opened.page.wait_for_timeout(300)
+        panel, box = opened.page.locator(".jp-WindowedPanel-outer").bounding_box(), canvas.root.bounding_box()
+        assert box["x"] + box["width"] <= panel["x"] + panel["width"] and box["height"] <= panel["height"]
+        cut = canvas.root.evaluate("""root => [...root.querySelectorAll(
+            'button, select, .xmc-band span, .xmc-legend, .xmc-caption, .xmc-tools, .xmc-transport output')]
+            .filter(n => n.clientWidth && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1))
+            .map(n => n.className + ': ' + n.innerText)""")
+        assert cut == []
+        opened.screenshot(f"canvas-{width}")
+    opened.page.set_viewport_size({"width": 1280, "height": 720})
+
+
+def test_two_runs_under_one_slider_and_their_difference(opened):
+    opened.run_cell(1)
+    first, second = Canvas(opened.page, 1), Canvas(opened.page, 2)
+    second.expect_frame(39)
+    first.stage.scroll_into_view_if_needed()
+    first.key("Home", "ArrowRight")
+    first.expect_frame(1)
+    second.expect_frame(1)
+    first.stage.click(position=first.spot(0.4, 0.1))
+    expect(second.detail.locator("b")).to_have_text(first.detail.locator("b").inner_text())
+    opened.page.wait_for_timeout(300)
+    opened.screenshot("canvas-two")
+    opened.page.get_by_role("button", name="difference").click()
+    expect(first.root.locator(".xmc-scale")).to_contain_text("only SET")
+    expect(second.root).to_be_hidden()
+    for _ in range(8):
+        first.key("ArrowRight")
+    first.expect_frame(9)
+    expect(first.caption).to_contain_text("in both")
+    opened.page.wait_for_timeout(300)
+    opened.screenshot("canvas-difference")
+    for _ in range(12):
+        first.key("+")
+    opened.page.wait_for_timeout(300)
+    opened.screenshot("canvas-difference-zoomed")
+
+
+def test_a_linked_figure_shows_the_brushed_bin(opened):
+    opened.run_cell(2)
+    canvas = Canvas(opened.page, 3)
+    canvas.expect_frame(39)
+    canvas.stage.scroll_into_view_if_needed()
+    canvas.key("1")
+    figure = opened.output(2).locator(".js-plotly-plot")
+    opacities = "node => [...node.data].map(d => [d.name, d.opacity])"
+    opened.page.wait_for_function("node => node.data.some(d => d.opacity === 0.12)", arg=figure.element_handle())
+    found = dict(figure.evaluate(opacities))
+    assert {name for name, opacity in found.items() if opacity == 0.12} >= {n for n in found if "tail" in n}
+    assert all(opacity != 0.12 for name, opacity in found.items() if "head" in name)
+    figure.scroll_into_view_if_needed()
+    opened.screenshot("canvas-linked-figure")
+
+
+def test_nothing_went_wrong_and_nothing_was_asked_of_the_network(opened, server):
+    assert opened.cell_errors() == [] and opened.errors == []
+    assert opened.foreign_requests(server) == []
+
+
+def test_less_motion_where_less_is_wanted(browser, server):
+    name = write_notebook(server.folder / "still.ipynb", ONE)
+    with open_notebook(browser, server, name, reduced_motion="reduce") as opened:
+        opened.run_cell(0)
+        canvas = Canvas(opened.page)
+        canvas.expect_frame(39)
+        canvas.key("Home", "ArrowRight")
+        canvas.expect_frame(1)
+        glowing = "node => node.getContext('2d').getImageData(0, 0, node.width, node.height).data.some(Boolean)"
+        assert not canvas.root.locator(".xmc-marks").evaluate(glowing)
+
+
+def test_a_reopened_notebook_shows_a_picture(browser, server):
+    name = write_notebook(server.folder / "reopened.ipynb", ONE)
+    with open_notebook(browser, server, name) as opened:
+        opened.run_cell(0)
+        Canvas(opened.page).expect_frame(39)
+        expect(opened.page.locator(".xmc-saved")).to_be_hidden()
+        opened.choose("File", "Save Notebook")
+        expect(opened.page.locator(".jp-mod-current.jp-mod-dirty")).to_have_count(0)
+    server.end_kernel(name)
+    with open_notebook(browser, server, name) as opened:
+        expect(opened.page.locator(".xmc-saved img")).to_be_visible(timeout=30_000)
+        assert opened.page.locator(".xmc-saved img").evaluate("node => node.naturalWidth") > 100
+        opened.page.locator(".xmc-saved img").scroll_into_view_if_needed()
+        opened.screenshot("canvas-reopened")
