@@ -54,7 +54,9 @@ class Canvas:
         return self.root.locator(".xmc-canvas").evaluate("""canvas => {
             const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
             const sum = [0, 0, 0, 0]; let n = 0;
-            for (let i = 0; i < data.length; i += 4) if (data[i + 3]) { n++; sum.forEach((_, c) => sum[c] += data[i + c]); }
+            for (let i = 0; i < data.length; i += 4) {
+                if (data[i + 3]) { n++; sum.forEach((_, c) => sum[c] += data[i + c]); }
+            }
             return [...sum.map((s) => s / n), n / (data.length / 4)];
         }""")
 
@@ -92,7 +94,7 @@ def canvas(opened) -> Canvas:
 
 
 def test_pointing_at_a_row_says_what_it_is(opened, canvas, trace):
-    canvas.stage.hover(position=canvas.spot(0.5, 0.01))
+    canvas.stage.hover(position=canvas.spot(0.5, 0.002))
     order = trace.bins().labels("head")
     first = order[trace.label_frequency[order].argmax()]
     expect(canvas.detail.locator("b")).to_have_text(trace.label_names[first])

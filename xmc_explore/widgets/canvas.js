@@ -580,7 +580,7 @@ function render({ model, el }) {
     const n = picture.frequency[row];
     const parts = [`${bandOf(row).name}, used ${count(n)} ${n === 1 ? "time" : "times"}`];
     for (const [name, values] of Object.entries(model.get("scores"))) {
-      if (values[row] !== null && values[row] !== undefined) parts.push(`${name} ${values[row].toFixed(1)} %`);
+      if (values[row] !== null && values[row] !== undefined) parts.push(`${name} ${values[row].toFixed(1)}\u00a0%`);
     }
     return " " + parts.join(" · ");
   }
