@@ -133,3 +133,14 @@ def test_what_is_missing_is_noted(folder):
     (folder / "events.jsonl.gz").unlink()
     trace = xe.Trace(folder)
     assert trace.steps == 0 and trace.status == "running or killed" and "before its first step" in trace.notes[0]
+
+
+def test_two_hundred_rewires_of_five_thousand_labels_take_ten_megabytes(tmp_path):
+    from benchmarks.trace import record, size
+
+    trace = record(tmp_path / "run")
+    assert len(trace.frames) == 201 and trace.steps == 20_000
+    assert sum("weight" in f for f in trace.store.recorded) >= 10
+    assert size(trace.folder) <= 10
+    churn = trace.history("churn")[1]
+    assert abs(churn[0] - 0.15) < 0.001 and abs(churn[100] - 0.075) < 0.002  # no cheaper run than was promised
