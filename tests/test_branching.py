@@ -25,6 +25,7 @@ RECIPES = {
                                              probe_interval=6, probes="budget,snr"),
     "in place, bfloat16, by chance": dict(BAG, output_update="in_place", output_optimizer="sgd", momentum=0.0,
                                           output_dtype="bfloat16", rounding="stochastic", output_lr=0.2),
+    "groups of labels and a dense head": dict(BAG, group_size=4, head_share=0.3, growth_mode="gradient"),
     "in place, Adam": dict(BAG, output_update="in_place"),
 }
 

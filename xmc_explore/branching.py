@@ -95,7 +95,7 @@ def _compare(run: Run, trace: Trace, number: int) -> None:
                 raise BranchError(f"taking the steps again gave other {name} than those recorded in frame {i} of "
                                   f"{trace.folder}: {_differences(trace, run)}")
     recorded = trace.store.seek(number, by_label=False).indices
-    if not np.array_equal(run.model.output.indices.cpu().numpy(), recorded):
+    if not np.array_equal(run.model.sparse_layer.indices.cpu().numpy(), recorded):
         raise BranchError(f"the connections are other than those recorded in frame {number} of {trace.folder}: "
                           f"{_differences(trace, run)}")
     for a, b in zip(run.trace.events["step"], trace.events["step"], strict=False):
