@@ -22,8 +22,8 @@ CONTROLS = {
     "tick": ".jp-OutputArea-output input[type=checkbox]",
     "words": ".jp-OutputArea-output input[type=text], .jp-OutputArea-output textarea",
     "fold": ".jp-OutputArea-output summary",
-    "canvas": ".jp-OutputArea-output canvas",
-    "figure": ".jp-OutputArea-output .js-plotly-plot",
+    "canvas": ".jp-OutputArea-output canvas[role=img]",
+    "figure": ".jp-OutputArea-output .svg-container",
 }
 LEAST = {  # what must have been there at the least: a driver that finds nothing would find no fault either
     "00": {"fold": 6, "figure": 6, "canvas": 1},
@@ -49,6 +49,13 @@ def server(tmp_path_factory):
 
 def operate(opened: Opened, kind: str, control: ElementHandle) -> bool:
     """Use a control once, as a person would; False if it has gone, or cannot be used now."""
+    if kind == "figure":  # far off the screen JupyterLab does not lay it out, so it comes first and is looked at then
+        control.evaluate("node => node.scrollIntoView({block: 'center'})")
+        opened.page.wait_for_timeout(200)
+        box = control.bounding_box()
+        if box:
+            opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=2)
+        return bool(box)
     try:
         if not control.is_visible() or not control.is_enabled():
             return False
@@ -67,8 +74,6 @@ def operate(opened: Opened, kind: str, control: ElementHandle) -> bool:
                 opened.page.keyboard.press("End")
             case "canvas":
                 control.click(timeout=5000)
-            case "figure":
-                control.hover(timeout=5000)
     except Error as error:
         if "not attached" in str(error):  # an answer to an earlier control has replaced it
             return False
