@@ -14,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -239,10 +239,10 @@ def verdict(intervals: list[tuple[float, float, float]]) -> str:
     return "opposite" if any(high < 0 for *_, high in intervals) else "not at this scale"
 
 
-def judge(rows: pd.DataFrame) -> pd.DataFrame:
+def judge(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """Every claim for which there are at least three seeds, with what was measured and the verdict."""
     found = []
-    for claim in CLAIMS:
+    for claim in claims:
         measured = [(words, of(rows).to_numpy(float)) for words, of in claim.differences]
         if any(len(values) < 3 for _, values in measured):
             continue
@@ -254,10 +254,10 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def for_notebooks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def for_notebooks(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> dict[str, dict[str, Any]]:
     """What `xe.claims` tells a student: of each claim the first difference, and where one run may come out."""
-    table, found = judge(rows), {}
-    for claim in CLAIMS:
+    table, found = judge(rows, claims), {}
+    for claim in claims:
         judged = table[table["claim"] == claim.sentence]
         if len(judged):
             words, of = claim.differences[0]

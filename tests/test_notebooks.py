@@ -27,6 +27,7 @@ FAST = {  # a line a notebook, at most 30 seconds each
     "05_dynamic_sparse_training": dict(steps=60, calls_steps=30, live_steps=30, lab_steps=100),
     "06_connectivity_head_and_tail": dict(steps=40),
     "07_gradient_flow_and_the_auxiliary_objective": dict(steps=40, live_steps=12, lab_steps=100),
+    "08_after_the_paper": dict(steps=30, race_labels=2000),
     "09_your_own_data": dict(steps=30, transformer_steps=4, seeds=[0]),
 }
 FIGURES = {  # at least so many
@@ -38,6 +39,7 @@ FIGURES = {  # at least so many
     "05": 8,
     "06": 10,
     "07": 10,
+    "08": 4,
     "09": 7,
 }
 pytestmark = pytest.mark.notebook
@@ -237,6 +239,17 @@ def ranges_07(notebook: nbformat.NotebookNode, text: str) -> None:
     assert float(louder) < 0 and float(prior_louder) > 1  # Fig 2, biases from zero and from the prior
 
 
+def ranges_08(notebook: nbformat.NotebookNode, text: str) -> None:
+    tables = "\n".join(outputs(notebook, "text/plain"))
+    arrived = {dtype: float(mean) for dtype, mean in re.findall(r"(\w+) +nearest +([\d.]+)", tables)}
+    assert arrived["float32"] == pytest.approx(1.5, abs=0.01) and arrived["float8_e4m3fn"] == 1
+    assert [float(m) for m in re.findall(r"stochastic +([\d.]+)", tables)] == pytest.approx([1.5] * 3, abs=0.02)
+    bytes_a_label = dict(re.findall(r"^(dense|SET|dense, float8) +(\d+\.\d) ", tables, re.M))
+    assert bytes_a_label == {"dense": "8208.0", "SET": "160.0", "dense, float8": "516.0"}
+    verdicts = next(h for h in outputs(notebook, "text/html") if "xmc-verdicts" in h)
+    assert verdicts.count("Over all seeds") == 7
+
+
 def ranges_09(notebook: nbformat.NotebookNode, text: str) -> None:
     fingerprints = value(notebook, "{'from the table'")
     assert fingerprints["from the table"] == fingerprints["from the folder"]
@@ -257,6 +270,7 @@ RANGES = {
     "05": ranges_05,
     "06": ranges_06,
     "07": ranges_07,
+    "08": ranges_08,
     "09": ranges_09,
 }
 

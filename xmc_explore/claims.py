@@ -2,7 +2,8 @@
 
 `data/claims.json` holds, for each claim, the mean of a difference that has to be above 0 for the claim to hold, its
 95 % confidence interval, and the range in which one further run falls 19 times of 20. `python -m benchmarks.claims`
-measures and writes it; its table with all conditions is `benchmarks/results/claims.md`.
+measures and writes it; its table with all conditions is `benchmarks/results/claims.md`. What came after the paper is in
+`data/claims_after.json`, by `python -m benchmarks.after_the_paper`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def known() -> dict[str, dict[str, Any]]:
     """Every claim by its key. Raises FileNotFoundError, saying what to run, if none was measured yet."""
     if not FILE.exists():
         raise FileNotFoundError(f"{FILE} is missing: `python -m benchmarks.claims` measures and writes it")
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    files = (FILE, FILE.with_name("claims_after.json"))
+    return {key: claim for file in files if file.exists() for key, claim in json.loads(file.read_text("utf-8")).items()}
 
 
 @dataclass(frozen=True)
