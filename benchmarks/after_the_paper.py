@@ -56,7 +56,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 SET, GROUPED, LOW_DENSE = "SET", "grouped, G=16, clusters", "dense, bfloat16, stochastic"
 CLAIMS = (
-    Claim("groups-keep", "ours", "Labels that share connections in groups do better than those with their own (biases from zero)",
+    Claim("groups-keep", "ours", "Labels that share connections in groups do better than those with their own "
+          "(biases from zero)",
           (("P@1, groups of 16 by clusters less SET", gap("P@1", GROUPED, SET)),)),
     Claim("clusters-matter", "HASTE, by third parties", "Groups of similar labels do better than random ones",
           (("P@1, groups of 16 by clusters less at random", gap("P@1", GROUPED, "grouped, G=16, random")),)),
@@ -64,8 +65,9 @@ CLAIMS = (
           (("P@1, groups of 16 by clusters less SET", gap("P@1", GROUPED + ", prior bias", "SET, prior bias")),)),
     Claim("head-helps", "HASTE, by third parties", "A dense head for frequent labels helps groups",
           (("P@1, with a dense head (0.3) less without", gap("P@1", GROUPED + ", dense head 0.3", GROUPED)),)),
-    Claim("low-precision-keeps", "ELMO", "A dense layer in bfloat16, plain SGD in place, does better than one in float32 "
-          "with Adam", (("P@1, bfloat16 less float32 with Adam", gap("P@1", LOW_DENSE, "dense")),)),
+    Claim("low-precision-keeps", "ELMO", "A dense layer in bfloat16, plain SGD in place, does better than one in "
+          "float32 with Adam",
+          (("P@1, bfloat16 less float32 with Adam", gap("P@1", LOW_DENSE, "dense")),)),
     Claim("low-precision-tail", "ours", "The tail is better served by a dense layer of few bits than by a sparse one",
           (("recall@5 of the tail, dense in bfloat16 less SET", gap("recall@5/tail", LOW_DENSE, SET)),
            ("the same, less SET with fan-in 32", gap("recall@5/tail", LOW_DENSE, "SET, K=32")),
