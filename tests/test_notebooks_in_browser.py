@@ -61,8 +61,12 @@ def operate(opened: Opened, kind: str, control: ElementHandle) -> bool:
             return False
         control.scroll_into_view_if_needed(timeout=5000)
         match kind:
-            case "button" | "tick" | "fold" | "steps":
+            case "button" | "tick" | "fold":
                 control.click(timeout=5000)
+            case "steps":  # plotly's slider: its rail is no element that Playwright takes for the one on top
+                opened.page.wait_for_timeout(500)
+                box = control.bounding_box()
+                opened.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
             case "slider":
                 control.focus()
                 opened.page.keyboard.press("ArrowRight")

@@ -54,7 +54,7 @@ def memory_traffic(walk: Walk, step: int | None = None) -> Picture:
     shown = last if step is None else step % (last + 1)
     figure = go.Figure(layout=dict(
         template=TEMPLATE, title_text=_title(walk, shown), hovermode="closest", showlegend=False,
-        height=int(min(760, 190 + 5.2 * height)) + 60 * (step is None), margin=dict(t=84, b=40),
+        height=int(min(500, 150 + 4 * height)) + 75 * (step is None), margin=dict(t=64, b=24),
         xaxis=dict(showgrid=False, showline=False, ticks="", tickvals=[], range=[0, width]),
         yaxis=dict(showgrid=False, showline=False, ticks="", tickvals=[], range=[height, 0])))
     figure.add_heatmap(
@@ -81,7 +81,7 @@ def _add_slider(figure: go.Figure, walk: Walk, places: dict[str, _Place], height
     for n, access in enumerate(walk.steps):
         steps.append(dict(label=f"{n}: {access.kind} {access.tensor.name}", method="animate", args=[
             [str(n)], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]))
-    figure.update_layout(margin_b=100, sliders=[dict(
+    figure.update_layout(margin_b=99, sliders=[dict(
         active=len(steps) - 1, steps=steps, x=0, len=1, pad=dict(t=12), currentvalue=dict(prefix="step "),
         font=dict(size=11), tickcolor=INK)])
 
