@@ -56,8 +56,9 @@ class Picture:
         Where the renderer gives no HTML, that is the static picture. Empty outside a notebook, where plotly opens a
         browser window instead.
         """
+        # A figure with a slider waits for its reader: no auto_play.
         # Not the figure's own method: that puts plotly's script, 4.8 MB, before each figure of a page, not once.
-        bundle = pio.renderers._build_mime_bundle(self.figure.to_dict(), config=CONFIG)
+        bundle = pio.renderers._build_mime_bundle(self.figure.to_dict(), config=CONFIG, auto_play=False)
         if "text/html" in bundle:
             bundle["text/html"] = f'<div role="img" aria-label="{escape(self.alt)}">{bundle["text/html"]}</div>'
         elif bundle:
