@@ -207,7 +207,7 @@ def _still(name: str, frame: Frame, bins: LabelBins, features: int, caption: str
     each, wide = tall // len(parts), min(wide, features)
     age = np.zeros((each * len(parts), wide), np.uint8)
     for top, labels in enumerate(parts):
-        indices, born = frame.indices[labels], frame.born[labels]
+        indices, born = frame.indices[labels].astype(np.int64), frame.born[labels]  # times a width: beyond 16 bits
         row = np.broadcast_to(top * each + np.arange(len(labels))[:, None] * each // len(labels), indices.shape)
         there = indices >= 0
         value = (1 + 254 * (born / max(frame.step, 1))).astype(np.uint8)
