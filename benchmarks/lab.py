@@ -28,7 +28,7 @@ corpus = xe.load_corpus("planted", n_labels=5000, n_features=768, n_train=4000, 
 lab = xe.Lab(corpus, xe.Recipe(encoder="features", fan_in=32, rewire_interval=2, warmup=5, eval_interval=100_000),
              steps=100_000)
 lab"""
-STEPS = 400  # of each training that is timed
+STEPS = 200  # of each training that is timed
 TRIES = 30  # of each control
 
 # Milliseconds from a click on a button to the change of an attribute of the status line, seen by the page itself.
