@@ -63,11 +63,13 @@ browser: setup  ## see to a browser for the tests of the laboratory
 	  echo "CI needs a browser, and only root with apt-get can install one here: set XMC_EXPLORE_CHROMIUM" >&2; exit 1; \
 	fi
 
-bench: setup  ## time the layer, compare the methods; prints tables
+bench: setup  ## measure everything anew: layer, methods, claims, trace, laboratory (hours)
 	$(BIN)/python -m benchmarks.layer
 	$(BIN)/python -m benchmarks.three_million
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.claims
+	$(BIN)/python -m benchmarks.after_the_paper
+	for name in grouped probes trace lab canvas; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 render: setup  ## run every notebook, leave notebook and page in rendered/ (RENDER_ARGS="00 -p steps 50" for some)
 	$(BIN)/python notebooks/render.py $(RENDER_ARGS)

@@ -397,6 +397,27 @@ def test_a_real_transformer_trains_end_to_end():
     assert loss[-5:].mean() < loss[:5].mean()
 
 
+def test_the_dropout_inside_a_transformer_is_the_run_s_own():
+    """Same losses whatever the global random state is, which is left alone; a restored run goes on to the bit."""
+    corpus = tiny_corpus(n_train=64, n_test=16)
+    recipe = xe.Recipe(encoder="transformer", max_tokens=8, batch_size=16, fan_in=16, warmup=2, aux_weight=0.0)
+    losses = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        untouched = torch.get_rng_state()
+        run = Run(corpus, recipe, steps=4)
+        losses.append([run.step()["main"] for _ in range(2)])
+        state = run.state()
+        losses[-1] += [run.step()["main"] for _ in range(2)]
+        assert torch.equal(torch.get_rng_state(), untouched)
+    assert losses[0] == losses[1]
+    again = Run(corpus, recipe, steps=4)
+    again.restore(state)
+    assert [again.step()["main"] for _ in range(2)] == losses[0][2:]
+    different = Run(corpus, recipe.replace(seed=1), steps=4).model.encoder
+    assert different.seed != again.model.encoder.seed
+
+
 def test_progress_bar_shows_the_metrics_that_matter(capsys):
     xe.train(tiny_corpus(texts=False), xe.Recipe(**FEATURES), steps=20)
     shown = capsys.readouterr().err

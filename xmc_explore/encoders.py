@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -56,7 +57,7 @@ def build_encoder(corpus: Corpus, recipe: Recipe, generator: torch.Generator) ->
         return BagEncoder(corpus, recipe, generator)
     if corpus.train.texts is None:
         raise CorpusError(f"corpus {corpus.name!r} has no texts, so no transformer can read it; use encoder='bag'")
-    return TransformerEncoder(recipe)
+    return TransformerEncoder(recipe, generator.initial_seed())
 
 
 # --- bag of pretrained tokens -------------------------------------------------------------------------------------
@@ -142,10 +143,14 @@ class TokenRows:
 
 
 class TransformerEncoder(Encoder):
-    """A pretrained transformer, trained end to end; masked mean of its last layer, or the first token's vector."""
+    """A pretrained transformer, trained end to end; masked mean of its last layer, or the first token's vector.
 
-    def __init__(self, recipe: Recipe):
+    It has dropout inside that asks torch's global generator; `seed` and `generator` make it a run's own.
+    """
+
+    def __init__(self, recipe: Recipe, seed: int):
         super().__init__()
+        self.seed, self.generator = seed, None
         self.recipe_name, self.max_tokens, self.pooling = recipe.encoder_model, recipe.max_tokens, recipe.pooling
         self.body = load_transformer(recipe.encoder_model)
         self.width = self.body.config.hidden_size
@@ -158,11 +163,25 @@ class TransformerEncoder(Encoder):
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         ids, mask = batch
-        states = self.body(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, D]
+        with self._own_random_numbers(ids.device):
+            states = self.body(input_ids=ids, attention_mask=mask).last_hidden_state  # [B, T, D]
         if self.pooling == "cls":
             return states[:, 0]
         keep = mask.unsqueeze(2).to(states.dtype)
         return (states * keep).sum(1) / keep.sum(1).clamp_min(1)
+
+    @contextmanager
+    def _own_random_numbers(self, device: torch.device) -> Iterator[None]:
+        """The global random state is the run's in here, and outside as if nothing had happened."""
+        if not self.training:
+            yield
+            return
+        if self.generator is None:
+            self.generator = torch.Generator(device=device).manual_seed(self.seed)
+        drawn = torch.randint(2**31, (), generator=self.generator, device=device)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(drawn))
+            yield
 
     def blocks(self) -> dict[str, list[nn.Parameter]]:
         """One block for the embeddings and one for each transformer layer."""

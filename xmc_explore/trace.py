@@ -394,7 +394,7 @@ class Trace:
             lines.append("  " + ", ".join(f"{k} {m[k]:.1f}" for k in shown)
                          + " (propensity A={}, B={})".format(*c["propensity"]))
         if len(self.store) > 1:
-            lines.append(f"  {len(self.store) - 1} rewires")
+            lines.append(f"  {len(self.store) - 1} rewire{'s' * (len(self.store) > 2)}")
         return "\n".join(lines + [f"  note: {n}" for n in self.notes])
 
 

@@ -34,7 +34,7 @@ def churn(trace: Trace) -> Picture:
         if slots[i]:
             line(figure, steps, 100 * replaced[:, i] / slots[i], name, BINS[name])
     by_bin = listed(f"{n:,} in {name}" for n, name in zip(replaced.sum(0), BIN_NAMES, strict=True))
-    return picture(figure, f"{len(steps):,} rewires replaced {replaced.sum():,} connections ({by_bin}): "
+    return picture(figure, f"{len(steps):,} rewire{'s' * (len(steps) > 1)} replaced {replaced.sum():,} connections ({by_bin}): "
                            f"{percent(total[0])} of all at step {steps[0]:,}, {percent(total[-1])} at step "
                            f"{steps[-1]:,}.")
 
