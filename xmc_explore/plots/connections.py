@@ -34,9 +34,9 @@ def churn(trace: Trace) -> Picture:
         if slots[i]:
             line(figure, steps, 100 * replaced[:, i] / slots[i], name, BINS[name])
     by_bin = listed(f"{n:,} in {name}" for n, name in zip(replaced.sum(0), BIN_NAMES, strict=True))
-    return picture(figure, f"{len(steps):,} rewire{'s' * (len(steps) > 1)} replaced {replaced.sum():,} connections ({by_bin}): "
-                           f"{percent(total[0])} of all at step {steps[0]:,}, {percent(total[-1])} at step "
-                           f"{steps[-1]:,}.")
+    rewires = f"{len(steps):,} rewire{'s' * (len(steps) > 1)}"
+    return picture(figure, f"{rewires} replaced {replaced.sum():,} connections ({by_bin}): {percent(total[0])} of all "
+                           f"at step {steps[0]:,}, {percent(total[-1])} at step {steps[-1]:,}.")
 
 
 def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> Picture:
