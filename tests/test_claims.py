@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 import xmc_explore as xe
+from benchmarks import after_the_paper as after
 from benchmarks import claims as bench
 from xmc_explore import claims
 
@@ -102,3 +103,16 @@ def test_what_is_committed_agrees_with_the_runs():
         assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
     report = (bench.RESULTS / "claims.md").read_text(encoding="utf-8")
     assert len(re.findall(r"\| (?:reproduced|opposite|not at this scale) \|", report)) == len(stored)
+
+
+def test_what_came_after_the_paper_agrees_with_its_runs():
+    rows = pd.read_csv(after.RUNS)
+    assert set(rows["setting"]) == set(after.VARIANTS)
+    stored = json.loads(after.DATA.read_text(encoding="utf-8"))
+    again = bench.for_notebooks(rows, after.CLAIMS)
+    assert stored.keys() == again.keys() == {claim.key for claim in after.CLAIMS}
+    for key, claim in stored.items():
+        assert claim["verdict"] == again[key]["verdict"] and claim["seeds"] >= 3
+        assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
+    measured, ledger = rows["measured bytes a label"], rows["predicted bytes a label"]
+    assert ((measured - ledger).abs() <= 0.01 * ledger).all()
