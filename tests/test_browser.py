@@ -390,7 +390,7 @@ def test_words_stand_out_in_both_themes(opened, lab, theme, light):
     play_for(lab, 100)
     opened.screenshot(theme.replace(" ", "-").lower())
     for selector, kind in ((".xmc-status", "color"), (".xmc-message", "color"), (".widget-label", "color"),
-                           (".widget-readout", "color"), (".xmc-band span", "color"), (".xmc-caption", "color"),
+                           (".widget-readout", "color"), (".xmc-row", "color"), (".xmc-caption", "color"),
                            (".js-plotly-plot .yaxislayer-above text", "fill"), (".js-plotly-plot .legendtext", "fill")):
         words = lab.root.locator(selector).first.element_handle()
         assert opened.page.evaluate(CONTRAST, [words, kind]) >= 4.5, selector
