@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,6 +434,26 @@ def test_grad_mode_of_the_process_does_not_reach_the_worker(make):
             assert make(start=False).run_for(3).step == 3
     finally:
         torch.set_grad_enabled(True)
+
+
+TWO_AT_ONCE = """
+import sys
+sys.path.insert(0, {tests!r})
+import xmc_explore as xe
+from corpus_for_tests import tiny_corpus
+from xmc_explore.widgets.engine import Engine
+engines = [Engine(tiny_corpus(), xe.Recipe(hidden=16, aux_weight=0.0), steps=5) for _ in range(2)]
+for engine in engines:
+    engine.start()
+print([engine.run_for(2).step for engine in engines])
+"""
+
+
+def test_two_models_can_be_built_at_once_in_a_new_process():
+    """The second import of a lazy module fails while the first is under way."""
+    code = TWO_AT_ONCE.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[2, 2]\n", done.stderr
 
 
 def test_a_trace_can_be_taken_while_the_run_is_playing(make):

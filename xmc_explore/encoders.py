@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -276,19 +277,25 @@ def _from_pretrained(cls, name: str, **options):
             f"encoder_model='minilm', which is installed. ({str(error).splitlines()[0]})") from error
 
 
+# transformers finds its names as they are asked for, and not for two threads at once: two laboratories, say.
+_LOADING = threading.Lock()
+
+
 @lru_cache(maxsize=2)
 def load_tokenizer(name: str):
     """The tokenizer of an encoder, by name or folder."""
-    from transformers import AutoTokenizer
+    with _LOADING:
+        from transformers import AutoTokenizer
 
-    return _from_pretrained(AutoTokenizer, name)
+        return _from_pretrained(AutoTokenizer, name)
 
 
 def load_transformer(name: str) -> nn.Module:
     """A pretrained transformer, by name or folder. Raises RuntimeError in words if it cannot be had."""
-    from transformers import AutoModel
+    with _LOADING:
+        from transformers import AutoModel
 
-    return _from_pretrained(AutoModel, name)
+        return _from_pretrained(AutoModel, name)
 
 
 @lru_cache(maxsize=1)
