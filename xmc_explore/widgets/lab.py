@@ -27,6 +27,7 @@ from .presets import PRESETS, preset_of
 from .scrubber import Scrubber, frame_at
 
 FRAMES_PER_SECOND = 12
+CHARTS_PER_SECOND = 4  # plotly takes the page a tenth of a second each time, and no click is heard meanwhile
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
@@ -84,6 +85,7 @@ class Lab:
         self._painting = threading.Lock()
         self._painted, self._said = Snapshot(version=-1), ("", False)
         self._pictured: tuple = ()  # what the canvas shows
+        self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
         self._rolling = False  # is a recording being played?
         self._exporting: threading.Thread | None = None
         self._saved, self._saved_text = None, ""
@@ -143,7 +145,7 @@ class Lab:
         try:
             self.engine.run_for(steps)
         finally:
-            self._paint(self.engine.snapshot)
+            self._paint(self.engine.snapshot, whole=True)
         return self.trace
 
     def share(self) -> str:
@@ -332,7 +334,7 @@ class Lab:
         What was asked for by hand is shown at once.
         """
         while self._painted.state != "stopped":
-            self.engine.wait(lambda s: s.version > self._painted.version or self._asked.is_set())
+            self.engine.wait(lambda s: s.version > self._painted.version or self._asked.is_set() or self._chart_due)
             if not self._asked.is_set():
                 time.sleep(SETTLE_SECONDS)
             asked = self._asked.is_set()
@@ -355,10 +357,14 @@ class Lab:
         else:
             self.scrubber.to(self.scrubber.at + 1)
 
-    def _paint(self, snapshot: Snapshot, asked: bool = False) -> None:
+    def _paint(self, snapshot: Snapshot, asked: bool = False, whole: bool = False) -> None:
+        """Show a snapshot: what answers a hand at once, the curves with the next paint unless it is to be `whole`."""
         with self._painting:
-            if snapshot.version <= self._painted.version and not asked:
+            if snapshot.version <= self._painted.version and not asked and not self._chart_due:
                 return
+            soon = time.monotonic() - self._charted < 1 / CHARTS_PER_SECOND
+            answers = snapshot.handled > self._painted.handled or asked and not self._rolling
+            self._chart_due = not whole and (answers or soon and snapshot.state == "playing")
             self._hand = threading.get_ident()
             try:
                 self.status.value = _status(snapshot)
@@ -366,7 +372,9 @@ class Lab:
                 with self.canvas.drawing:
                     self._draw_connectivity(snapshot, step)
                     self.canvas.playing = snapshot.state == "playing" or self._rolling
-                self.charts.draw(snapshot, None if self.scrubber.step is None else step)
+                if not self._chart_due:
+                    self.charts.draw(snapshot, None if self.scrubber.step is None else step)
+                    self._charted = time.monotonic()
                 self.message.value = _message(snapshot, self._about, *self._said)
                 self.knobs.mark(snapshot.planned)
                 if (snapshot.other is None) != (self._painted.other is None):
