@@ -52,7 +52,7 @@ def growing(rows: pd.DataFrame) -> Picture | None:
     """A whole step of each peer over L, K and B, one varied at a time."""
     steps = timed(rows)[timed(rows)["kind"] == STEP]
     parts = [along(steps, field) for field in GROWTH]
-    if any(part.empty for part in parts):
+    if any(part[field].nunique() < 3 for field, part in zip(GROWTH, parts, strict=True)):
         return None
     c = CENTRE
     titles = (f"labels L (K={c.fan_in}, B={c.batch})", f"fan-in K (L={c.n_labels:,})", f"batch B (L={c.n_labels:,})")

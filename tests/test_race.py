@@ -141,5 +141,12 @@ def test_a_report_is_made_of_the_file_and_what_is_added_later_stays_beside_it(tm
     capsys.readouterr()
 
 
+def test_what_grows_is_drawn_only_where_sizes_were_varied():
+    shapes = [s._asdict() for s in layer.target()]
+    rows = pd.DataFrame([{**s, "peer": peer, "kind": kind, "median ms": 1.0, "times nn.Linear": 1.0} for s in shapes
+                         for peer in ("FixedFanIn", "nn.Linear") for kind in race.KINDS])
+    assert set(layer_figures.figures(rows)) == {"speed"}
+
+
 def test_every_peer_that_trains_has_a_look():
     assert set(layer_figures.LOOKS) == {name for name, peer in race.PEERS.items() if peer.trains}
