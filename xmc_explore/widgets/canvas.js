@@ -169,7 +169,9 @@ function render({ model, el }) {
   let pointed = -1; // the row pointed at
   let glowing = 0, playing = 0; // the animation under way
 
+  let closed = false; // by the kernel: whoever then says something is answered with an error in the console
   const send = (traits) => {
+    if (closed) return;
     for (const [name, value] of Object.entries(traits)) model.set(name, value);
     model.save_changes();
   };
@@ -227,7 +229,7 @@ function render({ model, el }) {
 
   // --- zoom and pan
 
-  const saveView = later(150, () => (model.save_changes(), askForRows()));
+  const saveView = later(150, () => closed || (model.save_changes(), askForRows()));
 
   function look([top, bottom, left, right]) {
     const tall = Math.min(bottom - top, 1), wide = Math.min(right - left, 1);
@@ -793,7 +795,7 @@ function render({ model, el }) {
     const message = unpack(bytes);
     if (message.seq === picture?.seq) return undefined;
     const taken = after(picture, message);
-    if (!taken) return model.send({ ask: "everything" });
+    if (!taken) return closed || model.send({ ask: "everything" });
     picture = taken;
     if (message.base === null) {
       pointed = Math.min(pointed, picture.labels.length - 1);
@@ -818,6 +820,7 @@ function render({ model, el }) {
     ["view", redraw], ["brushed", redraw], ["color", redraw], ["pinned", redraw], ["playing", played],
     ...["names", "scores", "caption", "frames", "order", "transport"].map((name) => [name, say])]
     .map(([name, act]) => [`change:${name}`, act]);
+  heard.push(...["comm:close", "destroy"].map((event) => [event, () => (closed = true)]));
   for (const [event, act] of heard) model.on(event, act);
   const theme = new MutationObserver(rethemed);
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
