@@ -80,6 +80,8 @@ def test_nothing_grows_and_nothing_is_left(browser, tmp_path):
                 assert late <= GROWTH * early, f"{part}: {[round(s[part], 1) for s in found]}"
             lab.press("Pause")
             lab.wait_for_state("paused")
+            assert opened.errors == []
             opened.run_cell(2)
             expect(opened.output(2)).to_have_text("left: []", timeout=60_000)
-            assert opened.errors == [] and opened.cell_errors() == []
+            # plotly's figure says so once when it is closed, alone as well as in a laboratory
+            assert opened.errors in ([], ["no comm channel defined"]) and opened.cell_errors() == []
