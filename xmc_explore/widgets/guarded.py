@@ -1,9 +1,11 @@
-"""What makes a widget safe where one thread draws and another hears from the browser."""
+"""What any widget of ours needs: safety where one thread draws and another hears from the browser, and an end."""
 
 from __future__ import annotations
 
 import threading
 from typing import Any
+
+import ipywidgets as W
 
 
 class Guarded:
@@ -24,3 +26,23 @@ class Guarded:
     def set_state(self, sync_data: dict[str, Any]) -> None:
         with self._drawing:
             super().set_state(sync_data)
+
+
+def hear_while_a_cell_runs(widget: W.Widget) -> None:
+    """Let the browser say in which thread of the kernel its messages are heard; JupyterLab keeps one for widgets.
+
+    From 7.4 on ipykernel overrules it: a message goes to the thread that the widget was made in, which is the one that
+    runs the cells, so no button answers before the cell is done.
+    """
+    if hasattr(widget.comm, "_reply_subshell_for"):
+        widget.comm._reply_subshell_for = lambda data, wanted: wanted
+
+
+def close_with_parts(widget: W.Widget) -> None:
+    """Close a widget with all that it is made of; ipywidgets itself would keep the parts for ever."""
+    for part in getattr(widget, "children", ()):
+        close_with_parts(part)
+    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
+        if isinstance(part, W.Widget):
+            part.close()
+    widget.close()

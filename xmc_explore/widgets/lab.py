@@ -21,6 +21,7 @@ from . import sharing
 from .canvas import ConnectivityCanvas
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
+from .guarded import close_with_parts, hear_while_a_cell_runs
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
 from .presets import PRESETS, preset_of
@@ -178,7 +179,7 @@ class Lab:
                 self._answered.set()
                 thread.join(10)
         for part in (self.widget, *self.knobs.all):
-            _close(part)
+            close_with_parts(part)
 
     # --- the parts
 
@@ -223,7 +224,7 @@ class Lab:
         for widget in (*self.buttons.values(), self.many, *self.knobs.all, self.presets, self.compare, self.branch,
                        self.present, self.more, *self._saving, self.scrubber.slider, *self.scrubber.buttons,
                        self.scrubber.looks, self.canvas, self.charts.figure, self.page):
-            _hear_while_a_cell_runs(widget)
+            hear_while_a_cell_runs(widget)
 
     def _drawer(self) -> W.Widget:
         """The row that the button More shows."""
@@ -449,16 +450,6 @@ def _toggle(name: str, tip: str) -> W.Widget:
     return W.ToggleButton(description=name, tooltip=tip)
 
 
-def _hear_while_a_cell_runs(widget: W.Widget) -> None:
-    """Let the browser say in which thread of the kernel its messages are heard; JupyterLab keeps one for widgets.
-
-    From 7.4 on ipykernel overrules it: a message goes to the thread that the widget was made in, which is the one that
-    runs the cells, so no button answers before the cell is done.
-    """
-    if hasattr(widget.comm, "_reply_subshell_for"):
-        widget.comm._reply_subshell_for = lambda data, wanted: wanted
-
-
 def _text(corpus: str, s: Snapshot) -> str:
     """What a laboratory was, for whoever cannot see it."""
     lines = [f"Lab on {corpus!r}: {method_of(s.recipe)}, seed {s.recipe.seed}",
@@ -507,16 +498,6 @@ def _words(text: str, wrong: bool = False) -> str:
 def _saved(text: str) -> dict[str, str]:
     return {"text/html": f'<pre class="xmc-saved">{html.escape(text)}\n  (what is left of a live laboratory: '
                          "run the cell for another)</pre>"}
-
-
-def _close(widget: W.Widget) -> None:
-    """Close a widget with all that it is made of; ipywidgets itself would keep the parts for ever."""
-    for part in getattr(widget, "children", ()):
-        _close(part)
-    for part in (getattr(widget, "layout", None), getattr(widget, "style", None)):
-        if isinstance(part, W.Widget):
-            part.close()
-    widget.close()
 
 
 _of_cell: dict[str, tuple[str, list[Lab]]] = {}  # cell -> (the request that ran it last, the laboratories it made)

@@ -18,8 +18,7 @@ from ..plots.static import png
 from ..plots.style import INK
 from ..trace import Trace
 from .canvas import ConnectivityCanvas
-from .guarded import Guarded
-from .lab import _close, _hear_while_a_cell_runs
+from .guarded import Guarded, close_with_parts, hear_while_a_cell_runs
 
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
 STILL = (330, 640)  # pixels of the picture that stays in a saved notebook
@@ -60,7 +59,7 @@ class Scrub:
                     W.jslink((self._first, trait), (canvas, trait))
                 canvas.observe(self._moved_second, "frame")
         for widget in (*self.canvases.values(), self._difference, *self.figures):
-            _hear_while_a_cell_runs(widget)
+            hear_while_a_cell_runs(widget)
         self._first.observe(lambda _: self._show(), "frame")
         self._first.observe(lambda _: self._filter(), "brushed")
         self._first.observe(lambda _: self._grow(), "hovered")
@@ -83,7 +82,7 @@ class Scrub:
         self._difference.value = value
 
     def close(self) -> None:
-        _close(self.widget)
+        close_with_parts(self.widget)
 
     # --- one frame everywhere
 
