@@ -43,7 +43,69 @@ def random_indices(out_features: int, in_features: int, fan_in: int, *, generato
     return found
 
 
-class FixedFanIn(nn.Module):
+class FanIn(nn.Module):
+    """What the layers with fixed fan-in share: weight [L, K], bias [L] or None, and `n_rows` rows of indices [., K].
+
+    A layer says with `indices_of` which row a label reads.
+    """
+
+    def __init__(self, in_features: int, out_features: int, fan_in: int, n_rows: int, bias: bool, backend: str,
+                 device: torch.device | str | None, dtype: torch.dtype | None):
+        super().__init__()
+        for name, value in (("in_features", in_features), ("out_features", out_features), ("fan_in", fan_in)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
+        if fan_in > in_features:
+            raise ValueError(f"fan_in={fan_in} exceeds in_features={in_features}: a label cannot read more features "
+                             f"than there are")
+        self.in_features, self.out_features, self.fan_in, self.backend = in_features, out_features, fan_in, backend
+        self.weight = nn.Parameter(torch.empty((out_features, fan_in), device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.register_buffer("indices", torch.empty((n_rows, fan_in), dtype=index_dtype(in_features), device=device))
+        pick(backend, self.weight.device)  # an impossible choice fails here, not at the first step
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw new indices and weights, set the biases to zero."""
+        self.indices.copy_(random_indices(len(self.indices), self.in_features, self.fan_in, generator=generator,
+                                          device=self.indices.device))
+        bound = 1 / math.sqrt(self.fan_in)
+        with torch.no_grad():
+            self.weight.uniform_(-bound, bound, generator=generator)
+            if self.bias is not None:
+                self.bias.zero_()
+
+    def indices_of(self, labels: slice | Tensor) -> Tensor:
+        """What some labels read, [n, K]."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Look at the indices if somebody has written to them, as kernels trust them. Raises ValueError."""
+        look(self.indices, self.in_features)
+
+    def part_scores(self, x: Tensor, labels: slice | Tensor) -> Tensor:
+        """Scores [B, n] of some labels for x [B, D], in the dtype of x, without autograd: see `logit_free`."""
+        bias = None if self.bias is None else self.bias[labels].to(x.dtype)
+        backend = pick(self.backend, x.device).module
+        return backend.forward(x, self.weight[labels].to(x.dtype), self.indices_of(labels), bias)
+
+    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """From the gradient [B, n] of these labels' scores: that of x [B, D], of weight [n, K] and of bias [n]."""
+        backend = pick(self.backend, x.device).module
+        return backend.backward(grad, x, self.weight[labels].to(x.dtype), self.indices_of(labels), (True, True, True))
+
+    @torch.no_grad()
+    def to_dense(self) -> Tensor:
+        """The same weights as a dense [L, D] matrix: for tests and small pictures only."""
+        dense = self.weight.new_zeros((self.out_features, self.in_features))
+        return dense.scatter_(1, self.indices_of(slice(None)).long(), self.weight)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the L x D connections that do not exist."""
+        return 1 - self.fan_in / self.in_features
+
+
+class FixedFanIn(FanIn):
     """Sparse linear layer with fixed fan-in: `y[b, l] = bias[l] + sum_k weight[l, k] * x[b, indices[l, k]]`.
 
     Parameters `weight` [L, K] and `bias` [L]; buffer `indices` [L, K], int16 while D fits, else int32, distinct
@@ -55,30 +117,8 @@ class FixedFanIn(nn.Module):
     def __init__(self, in_features: int, out_features: int, fan_in: int, bias: bool = True, *, backend: str = "auto",
                  generator: torch.Generator | None = None, device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None):
-        super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features), ("fan_in", fan_in)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-        if fan_in > in_features:
-            raise ValueError(f"fan_in={fan_in} exceeds in_features={in_features}: a label cannot read more features "
-                             f"than there are")
-        self.in_features, self.out_features, self.fan_in, self.backend = in_features, out_features, fan_in, backend
-        self.weight = nn.Parameter(torch.empty((out_features, fan_in), device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.register_buffer("indices", torch.empty((out_features, fan_in), dtype=index_dtype(in_features),
-                                                    device=device))
-        pick(backend, self.weight.device)  # an impossible choice fails here, not at the first step
+        super().__init__(in_features, out_features, fan_in, out_features, bias, backend, device, dtype)
         self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new indices and weights, set the biases to zero."""
-        self.indices.copy_(random_indices(self.out_features, self.in_features, self.fan_in, generator=generator,
-                                          device=self.indices.device))
-        bound = 1 / math.sqrt(self.fan_in)
-        with torch.no_grad():
-            self.weight.uniform_(-bound, bound, generator=generator)
-            if self.bias is not None:
-                self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., L]."""
@@ -86,31 +126,9 @@ class FixedFanIn(nn.Module):
             raise ValueError(f"FixedFanIn reads {self.in_features} features; x has shape {list(x.shape)}")
         return fixed_fan_in(x, self.weight, self.indices, self.bias, backend=self.backend)
 
-    def check(self) -> None:
-        """Look at the indices if somebody has written to them, as kernels trust them. Raises ValueError."""
-        look(self.indices, self.in_features)
-
-    def part_scores(self, x: Tensor, labels: slice | Tensor) -> Tensor:
-        """Scores [B, n] of some labels for x [B, D], in the dtype of x, without autograd: see `logit_free`."""
-        bias = None if self.bias is None else self.bias[labels].to(x.dtype)
-        backend = pick(self.backend, x.device).module
-        return backend.forward(x, self.weight[labels].to(x.dtype), self.indices[labels], bias)
-
-    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """From the gradient [B, n] of these labels' scores: that of x [B, D], of weight [n, K] and of bias [n]."""
-        backend = pick(self.backend, x.device).module
-        return backend.backward(grad, x, self.weight[labels].to(x.dtype), self.indices[labels], (True, True, True))
-
-    @torch.no_grad()
-    def to_dense(self) -> Tensor:
-        """The same weights as a dense [L, D] matrix: for tests and small pictures only."""
-        dense = self.weight.new_zeros((self.out_features, self.in_features))
-        return dense.scatter_(1, self.indices.long(), self.weight)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of the L x D connections that do not exist."""
-        return 1 - self.fan_in / self.in_features
+    def indices_of(self, labels: slice | Tensor) -> Tensor:
+        """What some labels read, [n, K]."""
+        return self.indices[labels]
 
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, fan_in={self.fan_in}, "

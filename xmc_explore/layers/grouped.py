@@ -9,15 +9,14 @@ alone (`op.py`), this one is a function of tensors to PyTorch; y and the gradien
 
 from __future__ import annotations
 
-import math
 from importlib import import_module
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import reference
 from .backends import pick
-from .fixed_fan_in import index_dtype, random_indices
+from .fixed_fan_in import FanIn
 from .op import TAGS, exact, fit, look, look_order, refuse
 
 KERNELS = {"cpu": "cpu_grouped", "triton": "triton_grouped"}  # the modules of the backends that have kernels for groups
@@ -101,7 +100,7 @@ def grouped_fixed_fan_in(x: Tensor, weight: Tensor, indices: Tensor, order: Tens
     return y if x.dim() == 2 else y.reshape(*x.shape[:-1], weight.shape[0])
 
 
-class GroupedFixedFanIn(nn.Module):
+class GroupedFixedFanIn(FanIn):
     """Sparse linear layer whose labels read the same K inputs as the others of their group of `group_size` labels.
 
     Parameters `weight` [L, K] and `bias` [L]; buffers `indices` [n_groups, K], int16 while D fits, else int32, distinct
@@ -114,40 +113,20 @@ class GroupedFixedFanIn(nn.Module):
     def __init__(self, in_features: int, out_features: int, fan_in: int, group_size: int = 16, bias: bool = True, *,
                  order: Tensor | None = None, backend: str = "auto", generator: torch.Generator | None = None,
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None):
-        super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features), ("fan_in", fan_in),
-                            ("group_size", group_size)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
-        if fan_in > in_features:
-            raise ValueError(f"fan_in={fan_in} exceeds in_features={in_features}: a label cannot read more features "
-                             f"than there are")
+        if group_size < 1:
+            raise ValueError(f"group_size must be at least 1; got {group_size}")
+        n_groups = -(-out_features // group_size)
+        super().__init__(in_features, out_features, fan_in, n_groups, bias, backend, device, dtype)
         order = torch.arange(out_features) if order is None else torch.as_tensor(order)
         if order.shape != (out_features,):
             raise ValueError(f"order must name each of the {out_features} labels once; got shape {list(order.shape)}")
         look_order(order)
-        self.in_features, self.out_features, self.fan_in = in_features, out_features, fan_in
-        self.group_size, self.n_groups, self.backend = group_size, -(-out_features // group_size), backend
-        self.weight = nn.Parameter(torch.empty((out_features, fan_in), device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.register_buffer("indices", torch.empty((self.n_groups, fan_in), dtype=index_dtype(in_features),
-                                                    device=device))
+        self.group_size, self.n_groups = group_size, n_groups
         self.register_buffer("order", order.to(self.weight.device, torch.int32))
         group = torch.empty_like(self.order)
         group[self.order.long()] = torch.arange(out_features, dtype=torch.int32, device=group.device) // group_size
         self.register_buffer("group_of_label", group)
-        pick(backend, self.weight.device)  # an impossible choice fails here, not at the first step
         self.reset_parameters(generator)
-
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw new indices and weights, set the biases to zero; the groups stay."""
-        self.indices.copy_(random_indices(self.n_groups, self.in_features, self.fan_in, generator=generator,
-                                          device=self.indices.device))
-        bound = 1 / math.sqrt(self.fan_in)
-        with torch.no_grad():
-            self.weight.uniform_(-bound, bound, generator=generator)
-            if self.bias is not None:
-                self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., L]."""
@@ -158,24 +137,11 @@ class GroupedFixedFanIn(nn.Module):
 
     def check(self) -> None:
         """Look at indices and order if somebody has written to them, as kernels trust them. Raises ValueError."""
-        look(self.indices, self.in_features)
+        super().check()
         look_order(self.order)
 
-    # Some labels of a group, or those of many groups, go through the kernels for labels: see `logit_free`.
-
-    def part_scores(self, x: Tensor, labels: slice | Tensor) -> Tensor:
-        """Scores [B, n] of some labels for x [B, D], in the dtype of x, without autograd: see `logit_free`."""
-        bias = None if self.bias is None else self.bias[labels].to(x.dtype)
-        backend = pick(self.backend, x.device).module
-        return backend.forward(x, self.weight[labels].to(x.dtype), self.indices_of(labels), bias)
-
-    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """From the gradient [B, n] of these labels' scores: that of x [B, D], of weight [n, K] and of bias [n]."""
-        backend = pick(self.backend, x.device).module
-        return backend.backward(grad, x, self.weight[labels].to(x.dtype), self.indices_of(labels), (True, True, True))
-
     def indices_of(self, labels: slice | Tensor) -> Tensor:
-        """What some labels read, [n, K]: the rows of their groups."""
+        """What some labels read, [n, K]: the rows of their groups; so parts go through the kernels for labels."""
         return self.indices[self.group_of_label[labels].long()]
 
     def labels_of(self, groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,17 +149,6 @@ class GroupedFixedFanIn(nn.Module):
         places = groups.long().unsqueeze(1) * self.group_size + torch.arange(self.group_size, device=groups.device)
         there = places < self.out_features  # the last group may be smaller
         return self.order[places[there]].long(), there.nonzero()[:, 0]
-
-    @torch.no_grad()
-    def to_dense(self) -> Tensor:
-        """The same weights as a dense [L, D] matrix: for tests and small pictures only."""
-        dense = self.weight.new_zeros((self.out_features, self.in_features))
-        return dense.scatter_(1, self.indices_of(slice(None)).long(), self.weight)
-
-    @property
-    def sparsity(self) -> float:
-        """Share of the L x D connections that do not exist."""
-        return 1 - self.fan_in / self.in_features
 
     def extra_repr(self) -> str:
         return (f"in_features={self.in_features}, out_features={self.out_features}, fan_in={self.fan_in}, "
