@@ -331,7 +331,8 @@ def test_pictures_of_a_recording(browser, server):
         lab.wait_for_state("recorded", timeout=120_000)
         expect(lab.root.locator(".xmc-message")).to_contain_text("nothing trains")
         lab.press("Play")
-        expect(lab.root.locator(".xmc-where")).to_contain_text("frame 3/", timeout=30_000)
+        # it plays faster than the page is asked: any frame from the third on will do
+        expect(lab.root.locator(".xmc-where")).to_have_text(re.compile(r"frame ([3-9]|10)/10"), timeout=30_000)
         lab.press("Pause")
         lab.root.get_by_title("First frame").click()
         for _ in range(4):
