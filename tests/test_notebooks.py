@@ -32,7 +32,7 @@ FAST = {  # a line a notebook, at most 30 seconds each
 }
 FIGURES = {  # at least so many
     "00": 6,
-    "01": 6,
+    "01": 4,
     "02": 4,
     "03": 2,
     "04": 4,

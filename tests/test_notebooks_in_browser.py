@@ -27,7 +27,7 @@ CONTROLS = {
 }
 LEAST = {  # what must have been there at the least: a driver that finds nothing would find no fault either
     "00": {"fold": 6, "figure": 6, "canvas": 1},
-    "01": {"fold": 9, "figure": 4},
+    "01": {"slider": 6, "fold": 7, "figure": 4},
     "03": {"fold": 6, "figure": 2},
     "04": {"fold": 16, "steps": 2, "figure": 4},
     "07": {"button": 5, "slider": 5, "fold": 12, "canvas": 1, "figure": 9},

@@ -35,6 +35,7 @@ _HOME = {
     "Rewirer": ".sparsity",
     "Lab": ".widgets",
     "scrub": ".widgets",
+    "LongTailExplorer": ".widgets",
     "StepPicture": ".widgets",
     "logit_free": None,
     "memory": None,

@@ -177,7 +177,8 @@ class Trace:
     """A recorded run: `Trace(folder)` loads one, whole or cut short.
 
     `recipe`, `steps`, `status` ("finished", "interrupted", "failed", or "running or killed"), `notes` (what is missing,
-    in words), `table(kind)`, `history(name)`, `metrics(split)`, `frames`, `frame(i)`, `connectivity(i)`, `bins()`.
+    in words), `table(kind)`, `history(name)`, `metrics(split)`, `of_labels(k)`, `of_bins(edges)`, `frames`, `frame(i)`,
+    `connectivity(i)`, `bins()`.
     Raises TraceError, naming the file and line, for a folder that is no trace or whose content is damaged.
     """
 
@@ -296,6 +297,33 @@ class Trace:
         for name, below in (("precision", "predicted"), ("recall", "test documents")):
             table[name] = 100 * table.hits / table[below].where(table[below] > 0)
         return table
+
+    def of_bins(self, edges: tuple[float, float] = (0.5, 0.8)):
+        """The last evaluation bin by bin, at any edges, as a pandas DataFrame with a row a bin; nothing is run again.
+
+        "bin", "labels", "assignments" (in training), and in percent "share" (of all assignments), "P@1" and "PSP@1"
+        (the part that the bin adds to each) and "recall@5" (of its own assignments, NaN where it has none). Raises
+        KeyError like `of_labels`, from which it is added up.
+        """
+        import pandas as pd
+
+        from .metrics import inverse_propensity  # with torch, as above
+
+        one, five, bins = self.of_labels(1), self.of_labels(5), self.bins(edges)
+        c = self.header["corpus"]
+        gains = one.hits * inverse_propensity(self.label_frequency, c["n_train"], *c["propensity"]).numpy()
+        psp = self.metrics("test")["PSP@1"] / max(gains.sum(), 1e-12)  # percent a gain: what is below the line is known
+        documents = max(int(one.predicted.sum()), 1)  # each has one label in its top 1
+
+        def total(values) -> np.ndarray:
+            return np.bincount(bins.of_label, values, minlength=len(bins.names))
+
+        assignments, test = total(self.label_frequency), total(five["test documents"])
+        return pd.DataFrame({
+            "bin": bins.names, "labels": np.bincount(bins.of_label, minlength=len(bins.names)),
+            "assignments": assignments.astype(np.int64), "share": 100 * assignments / max(assignments.sum(), 1),
+            "P@1": 100 * total(one.hits) / documents, "PSP@1": psp * total(gains),
+            "recall@5": np.divide(100 * total(five.hits), test, out=np.full(len(test), np.nan), where=test > 0)})
 
     # --- connectivity
 

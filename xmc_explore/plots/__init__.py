@@ -23,7 +23,6 @@ from .figures import (
     gradient_by_block,
     gradient_norm,
     learning,
-    long_tail,
     loss,
     memory_ledger,
     per_bin,
@@ -31,6 +30,7 @@ from .figures import (
 )
 from .picture import Picture
 from .style import BINS, CONFIG, looks_of
+from .tail import long_tail
 from .traffic import memory_traffic
 
 __all__ = ["BINS", "CONFIG", "Picture", "age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",

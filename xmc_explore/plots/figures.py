@@ -1,4 +1,4 @@
-"""Figures of a corpus and of training: pure functions from traces to a `Picture`, nothing in it but what was recorded.
+"""Figures of training: pure functions from traces to a `Picture`, nothing in it but what was recorded.
 
 Functions that compare take traces one by one, as a list, or as a dict of names; a name may hold several runs (seeds).
 All raise ValueError, in words, where a trace did not record what the figure needs.
@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from .. import memory
-from ..corpora import BIN_NAMES, Corpus, label_bins
 from ..trace import Trace
 from .drawing import (
     NO_GRADIENT,
@@ -26,7 +25,6 @@ from .drawing import (
     listed,
     log_axis,
     log_if_wide,
-    mark,
     mark_cutoffs,
     method_of,
     panels,
@@ -40,39 +38,6 @@ from .picture import Picture
 from .style import ALL_LABELS, AUXILIARY, BINS, DENSE, METHODS, RUNS, looks_of
 
 GIB = 1 << 30
-
-
-# --- the corpus ---------------------------------------------------------------------------------------------------
-
-
-def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8)) -> Picture:
-    """Training documents of each label by rank, on logarithmic axes, with head, torso and tail at `edges`."""
-    names, frequency = source.label_names, np.asarray(source.label_frequency)
-    of_label = label_bins(frequency, edges).of_label
-    order = np.argsort(-frequency, kind="stable")
-    order = order[frequency[order] > 0]
-    figure = panels("A few labels hold most of the assignments", ["training documents"],
-                    title_text="labels by frequency (rank)", **log_axis(np.array([1, len(order)])))
-    figure.update_layout(yaxis=log_axis(frequency))
-    rows, said, end = [], [], 0
-    for i, name in enumerate(BIN_NAMES):
-        start, end = end, end + int((of_label[order] == i).sum())
-        if end == start:
-            continue
-        if start:
-            mark(figure, start + 0.5, f"{100 * edges[i - 1]:g} % of<br>assignments")
-        ranks = np.unique(np.geomspace(start + 1, end, 300).round().astype(int))
-        drawn = order[ranks - 1]
-        line(figure, ranks, frequency[drawn], f"{name} ({end - start:,} labels)", BINS[name], width=3)
-        rows.append(pd.DataFrame({"rank": ranks, "label": [names[i] for i in drawn],
-                                  "training documents": frequency[drawn], "bin": name}))
-        share = 100 * frequency[order[start:end]].sum() / frequency.sum()
-        said.append(f"the {end - start:,} {name} labels hold {share:.0f} %")
-    unseen = len(frequency) - len(order)
-    caption = (f"Of the {frequency.sum():,} assignments {listed(said)}; half of the {len(frequency):,} labels have at "
-               f"most {int(np.median(frequency)):,} training documents"
-               + (f", and {unseen:,} have none and are not drawn" if unseen else "") + ".")
-    return picture(figure, caption, pd.concat(rows, ignore_index=True))
 
 
 # --- over the steps -----------------------------------------------------------------------------------------------

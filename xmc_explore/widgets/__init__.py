@@ -3,5 +3,6 @@
 from .lab import Lab
 from .scrub import scrub
 from .steps import StepPicture
+from .tail import LongTailExplorer
 
-__all__ = ["Lab", "StepPicture", "scrub"]
+__all__ = ["Lab", "LongTailExplorer", "StepPicture", "scrub"]

@@ -47,14 +47,14 @@ function render({ model, el }) {
   model.on("change:presenting", present);
   model.on("change:copy", copy);
   document.addEventListener("keydown", leave);
-  present();
+  if (model.get("presenting")) present(); // another laboratory's page may be
   return () => {
     model.off("change:presenting", present);
     model.off("change:copy", copy);
     document.removeEventListener("keydown", leave);
     clearInterval(watch);
     watcher.disconnect();
-    document.body.classList.remove("xmc-presenting");
+    if (model.get("presenting")) document.body.classList.remove("xmc-presenting");
   };
 }
 
