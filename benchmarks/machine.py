@@ -13,6 +13,8 @@ import numba
 import numpy
 import torch
 
+from xmc_explore.files import replacing
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -70,8 +72,7 @@ def head_of(name: str) -> list[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside, then rename."""
+    """Leave a text as a file, in a folder that is made if need be."""
     path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")

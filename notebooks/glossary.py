@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from html import escape
 from pathlib import Path
+
+from xmc_explore.files import replacing
 
 NOTEBOOKS = Path(__file__).resolve().parent
 MARKED = re.compile(r"<abbr(?: title=\"[^\"]*\")?>([^<]+)</abbr>")
@@ -52,9 +53,8 @@ def main(arguments: list[str]) -> int:
                 stale.append(f"{path.name}: {before.strip().splitlines()[0][:60]}")
                 cell["source"] = after.splitlines(keepends=True)
         if "--check" not in arguments:
-            beside = path.with_suffix(".tmp")
-            beside.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(beside, path)
+            with replacing(path) as beside:
+                beside.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print("\n".join(stale) or "every marked word has its line")
     return 1 if stale and ("--check" in arguments or any("does not have" in s for s in stale)) else 0
 

@@ -6,7 +6,6 @@ A checkpoint is one file, tensors and JSON in its header, written beside its pla
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from .files import replacing
 
 if TYPE_CHECKING:
     from .training import Run
@@ -84,10 +85,9 @@ def put(run: Run, state: State) -> None:
 
 def write(path: Path, state: State) -> None:
     """Leave a state as a file."""
-    beside = path.with_suffix(".tmp")
     tensors = {k: t.contiguous() for k, t in state.tensors.items()}
-    save_file(tensors, beside, {"step": str(state.step), "values": json.dumps(state.values)})
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        save_file(tensors, beside, {"step": str(state.step), "values": json.dumps(state.values)})
 
 
 def read(path: Path) -> State:

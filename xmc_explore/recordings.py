@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from .corpora import load_corpus
+from .files import replacing
 from .recipe import Recipe
 from .trace import Trace
 
@@ -72,13 +72,10 @@ def main() -> None:
 
     for name in names:
         make = RECORDINGS[name]
-        beside = FOLDER / f"{name}.tmp"
-        shutil.rmtree(beside, ignore_errors=True)
-        trace = train(load_corpus(make.corpus), make.recipe, steps=make.steps, out=beside)
-        if trace.status != "finished":
-            raise SystemExit(f"{name}: {trace.status}; the recording stays as it was")
-        shutil.rmtree(FOLDER / name, ignore_errors=True)
-        beside.rename(FOLDER / name)
+        with replacing(FOLDER / name) as beside:
+            trace = train(load_corpus(make.corpus), make.recipe, steps=make.steps, out=beside)
+            if trace.status != "finished":
+                raise SystemExit(f"{name}: {trace.status}; the recording stays as it was")
         size = sum(path.stat().st_size for path in (FOLDER / name).rglob("*") if path.is_file())
         print(f"{Trace(FOLDER / name)}\n  {size / 1e6:.2f} MB\n")
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import os
 import platform
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ import numpy as np
 
 from . import frames
 from .corpora import Corpus, LabelBins, label_bins
+from .files import replacing
 from .frames import Frame, FrameStore
 from .recipe import Recipe
 
@@ -111,10 +111,8 @@ class TraceWriter:
 
     def _store(self, frame: dict[str, Any]) -> None:
         path = self.folder / "connectivity" / f"{len(self.frames):05d}.npz"
-        beside = path.with_suffix(".tmp")
-        with open(beside, "wb") as file:
-            np.savez_compressed(file, **frames.pack(frame))
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            np.savez_compressed(beside, **frames.pack(frame))
         if "weight" in frame:
             self._weights_from = frame["step"] + self.header["steps"] * frame["weight"].size / WEIGHT_BYTES
         self.frames.append(frame)
@@ -154,11 +152,9 @@ class TraceWriter:
 
     def log_labels(self, counts: dict[int, dict[str, np.ndarray]]) -> None:
         """Store what an evaluation counted for each label: `Evaluator.of_labels(k)` by k."""
-        path = self.folder / "of_labels.npz"
-        beside = path.with_suffix(".tmp")
-        with open(beside, "wb") as file:
-            np.savez_compressed(file, **{f"{name}@{k}": v for k, found in counts.items() for name, v in found.items()})
-        os.replace(beside, path)
+        arrays = {f"{name}@{k}": v for k, found in counts.items() for name, v in found.items()}
+        with replacing(self.folder / "of_labels.npz") as beside:
+            np.savez_compressed(beside, **arrays)
 
     def close(self, status: str, **fields: Any) -> None:
         """Append the last event, how the run ended, and zip the events: a fifth of the size."""
@@ -166,10 +162,9 @@ class TraceWriter:
             self.log("end", status=status, **fields)
             self._file.close()
             path = self.folder / "events.jsonl"
-            beside = path.with_suffix(".tmp")
-            with open(path, "rb") as plain, gzip.open(beside, "wb", compresslevel=6) as zipped:
-                shutil.copyfileobj(plain, zipped)
-            os.replace(beside, path.with_suffix(".jsonl.gz"))
+            with replacing(path.with_suffix(".jsonl.gz")) as beside:
+                with open(path, "rb") as plain, gzip.open(beside, "wb", compresslevel=6) as zipped:
+                    shutil.copyfileobj(plain, zipped)
             path.unlink()
 
 
@@ -446,9 +441,8 @@ def plain(value: Any) -> Any:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(value), encoding="utf-8")
 
 
 def _read_json(path: Path, if_missing: str) -> dict[str, Any]:

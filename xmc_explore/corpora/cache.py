@@ -6,11 +6,12 @@ import hashlib
 import json
 import os
 import re
-import uuid
 import warnings
 from pathlib import Path
 
 import numpy as np
+
+from ..files import replacing
 
 _VARIABLE = "XMC_EXPLORE_CACHE"
 
@@ -44,16 +45,10 @@ def save_arrays(path: Path, **values: np.ndarray | list[str]) -> bool:
     arrays = {f"{k}.json": np.frombuffer(json.dumps(v).encode(), np.uint8)
               for k, v in values.items() if isinstance(v, list)}
     arrays |= {k: v for k, v in values.items() if not isinstance(v, list)}
-    # The name is this process's own, so two that build at once never write into one file.
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(beside, "xb") as file:
-                np.savez(file, **arrays)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path) as beside, open(beside, "wb") as file:
+            np.savez(file, **arrays)
     except OSError as error:
         warnings.warn(f"the cache entry {path} could not be written ({error}); it will be made again next time. Set "
                       f"the environment variable {_VARIABLE} to a folder you can write to.", stacklevel=2)

@@ -10,6 +10,8 @@ from typing import Any
 
 import platformdirs
 
+from ..files import replacing
+
 VARIABLE = "XMC_EXPLORE_PROGRESS"  # another file, or "off"
 
 
@@ -50,9 +52,8 @@ def record(name: str, solved: bool) -> None:
         entry["solved"] = time.strftime("%Y-%m-%d")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(f".{os.getpid()}.tmp")
-        beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        os.replace(beside, file)
+        with replacing(file) as beside:
+            beside.write_text(json.dumps(known, indent=1), encoding="utf-8")
     except OSError as error:
         print(f"progress is not kept: {error}")
 

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import replacing
+
 FOLDER = Path(__file__).resolve().parent.parent.parent / "data" / "walks"
 LINE = 128  # bytes that a GPU's cache fetches together
 
@@ -102,10 +104,8 @@ class Walk:
                  for a in self.steps]
         tensors = [{"name": t.name, "shape": t.shape, "itemsize": t.itemsize} for t in self.tensors.values()]
         kept = {name: getattr(self, name) for name in _PLAIN} | {"tensors": tensors, "steps": steps}
-        path = Path(path)
-        beside = path.with_name(path.name + ".tmp")
-        beside.write_text(json.dumps(kept), encoding="utf-8")
-        os.replace(beside, path)
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(kept), encoding="utf-8")
 
 
 _PLAIN = ("kernel", "grid", "program", "constants", "loaded", "stored", "source")

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ..doctor import find_browser
+from ..files import replacing
 from ..plots.style import CONFIG
 from ..recipe import Recipe
 from ..trace import Trace
@@ -93,28 +93,25 @@ def export(folder: Path, name: str, figure: go.Figure, recipe: Recipe) -> dict[s
 
 def pack(path: Path, trace: Trace) -> Path:
     """Write a trace's folder into a zip file."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-        os.replace(shutil.make_archive(str(Path(beside) / "trace"), "zip", trace.folder), path)
+    with replacing(path) as beside:
+        shutil.make_archive(str(beside.with_suffix("")), "zip", trace.folder)  # which adds the ".zip" itself
     return path
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
 
 
 def _photograph(browser: str, page: Path, picture: Path) -> bool:
     """Let a browser without a window draw a page. False if it does not."""
-    with tempfile.TemporaryDirectory(dir=picture.parent) as folder:
-        shot = Path(folder) / "shot.png"
-        as_root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        try:
+    as_root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    try:
+        with replacing(picture) as shot:
             subprocess.run([browser, "--headless", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,560",
-                            "--force-device-scale-factor=2", f"--user-data-dir={folder}/profile", *as_root,
+                            "--force-device-scale-factor=2", f"--user-data-dir={shot.with_name('profile')}", *as_root,
                             f"--screenshot={shot}", page.resolve().as_uri()],
                            timeout=PNG_SECONDS, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            os.replace(shot, picture)
-        except (OSError, subprocess.SubprocessError):
-            return False
+    except (OSError, subprocess.SubprocessError):
+        return False
     return True
