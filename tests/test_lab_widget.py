@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import ipywidgets
 import numpy as np
 import pytest
-from canvas_reader import Reader
+from canvas_reader import Reader, by_feature
 from hypothesis import given
 from hypothesis import strategies as st
 from ipywidgets.widgets.widget import _instances as live_widgets
@@ -211,11 +211,12 @@ def test_the_picture_shows_the_connectivity_of_the_trace(make):
         trace = lab.run(steps)
     assert trace.frames == [0, 10, 20, 30, 40] and seen.head["step"] == 40
     assert sorted(seen.labels) == list(range(20))
-    np.testing.assert_array_equal(seen.indices, trace.connectivity(-1)[seen.labels])
     born = np.zeros(80, int)
     for frame in range(1, 5):
         born[trace.changed(frame)] = trace.frames[frame]
-    np.testing.assert_array_equal(seen.births, born.reshape(20, 4)[seen.labels])
+    indices, born = by_feature(trace.connectivity(-1)[seen.labels], born.reshape(20, 4)[seen.labels])
+    np.testing.assert_array_equal(seen.indices, indices)
+    np.testing.assert_array_equal(seen.births, born)
 
 
 def test_the_caption_counts_what_moved(make):
@@ -388,7 +389,7 @@ def test_scrubbing_shows_what_was_recorded_and_never_trains(make):
     for position in (1, 3, 0):
         scrub(lab, position)
         until(lambda step=trace.frames[position]: seen.head["step"] == step)
-        np.testing.assert_array_equal(seen.indices, trace.connectivity(position)[seen.labels])
+        np.testing.assert_array_equal(seen.indices, by_feature(trace.connectivity(position)[seen.labels])[0])
     until(lambda: words(lab.scrubber.label) == "frame 1/5 (the start)")
     assert lab.engine.snapshot.step == 45
     until(lambda: lab.charts.figure.layout.shapes)
@@ -458,12 +459,11 @@ def test_two_runs_side_by_side(make):
     assert "rewire_fraction 0.5" in words(lab.message) and lab.canvas.caption.startswith("Connections at step 20: only")
     assert seen.head["pair"] == ["A", "B"]
     only_a = [set(i.tolist()) - set(j.tolist()) for i, j in zip(a.connectivity(2), trace.connectivity(2), strict=True)]
-    values = seen.values.reshape(len(seen.labels), -1)
-    shown = [set(i[v == 1].tolist()) for i, v in zip(seen.indices, values, strict=True)]
+    shown = [set(i[v == 1].tolist()) for i, v in zip(seen.indices, seen.births, strict=True)]
     assert shown == [only_a[label] for label in seen.labels]
     lab.scrubber.looks.value = "A"
     until(lambda: seen.head["pair"] is None)
-    np.testing.assert_array_equal(seen.indices, a.connectivity(2)[seen.labels])
+    np.testing.assert_array_equal(seen.indices, by_feature(a.connectivity(2)[seen.labels])[0])
     lab.compare.value = False
     painted(lab, lambda s: s.other is None)
     until(lambda: not lab.charts.curve(0, "A").visible)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import plotly.graph_objects as go
 import pytest
-from canvas_reader import Reader
+from canvas_reader import Reader, by_feature
 from corpus_for_tests import tiny_corpus
 from frames_for_tests import drawn
 from ipywidgets.widgets.widget import _instances as live_widgets
@@ -32,9 +32,9 @@ def test_one_run(traces):
     (canvas,) = view.canvases.values()
     reader = Reader(canvas)
     assert view.frame == len(trace.frames) - 1 and canvas.transport and canvas.panel == "side"
-    np.testing.assert_array_equal(reader.indices, trace.connectivity(-1)[reader.labels])
+    np.testing.assert_array_equal(reader.indices, by_feature(trace.connectivity(-1)[reader.labels])[0])
     view.frame = 2
-    np.testing.assert_array_equal(reader.indices, trace.connectivity(2)[reader.labels])
+    np.testing.assert_array_equal(reader.indices, by_feature(trace.connectivity(2)[reader.labels])[0])
     table = trace.of_labels(5)
     assert canvas.scores["P@5"][0] == pytest.approx(table.precision[reader.labels[0]], abs=0.051)
     view.close()

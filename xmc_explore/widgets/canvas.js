@@ -1,12 +1,11 @@
-// Draws which features each label reads: rows are labels, columns are features.
-// canvas.py says how a message is made; what is in sight, pointed at and lit up is decided here, without the kernel.
+// Draws which features each label reads: rows are labels, columns are features. What is in sight, pointed at and lit up
+// is decided here, without the kernel. canvas.py puts canvas_message.js and canvas_draw.js in front of this file.
 
 const FLASH = 900; // milliseconds
 const ROW = 16, COLUMN = 16; // CSS pixels of a row and of a column at most: no closer than this
 const NAMED = 12; // CSS pixels from which on rows have their names beside them
 const PLAY = 125; // milliseconds from one frame to the next, at least
 const FULL = [0, 1, 0, 1];
-const TYPES = { int8: Int8Array, uint8: Uint8Array, uint16: Uint16Array, int32: Int32Array, uint32: Uint32Array };
 const KEYS = [
   ["← →", "one frame back, one on"], ["Home End", "first frame, last frame"], ["Space", "play or pause"],
   ["↑ ↓", "point at the label above, below"], ["Enter, click", "pin the label, or let it go"],
@@ -33,70 +32,6 @@ function add(parent, tag, name, attributes = {}) {
 
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const count = (n) => n.toLocaleString("en");
-
-// --- what the kernel has sent
-
-function unpack(view) {
-  const size = view.getUint32(0, true);
-  const message = JSON.parse(new TextDecoder().decode(new Uint8Array(view.buffer, view.byteOffset + 4, size)));
-  let at = 4 + size;
-  for (const [name, type, length] of message.arrays) {
-    at += (8 - (at % 8)) % 8;
-    const start = view.byteOffset + at;
-    message[name] = new TYPES[type](view.buffer.slice(start, start + length * TYPES[type].BYTES_PER_ELEMENT));
-    at += message[name].byteLength;
-  }
-  return message;
-}
-
-// The picture after a message; null if the message builds on one that this view has not seen.
-function after(picture, message) {
-  if (message.base === null) return message;
-  if (picture?.seq !== message.base) return null;
-  const { features, values } = picture;
-  const same = message.values.length === 1;
-  let next = 0;
-  const put = (slot) => {
-    features[slot] = message.features[next];
-    values[slot] = message.values[same ? 0 : next];
-    next += 1;
-  };
-  if (message.slots) message.slots.forEach(put);
-  else if (!message.mask) features.forEach((_, slot) => put(slot));
-  else {
-    message.mask.forEach((byte, i) => {
-      for (let bit = 0; byte >> bit; bit++) if ((byte >> bit) & 1) put(8 * i + bit);
-    });
-  }
-  const { weight = picture.weight, largest = picture.largest } = message;
-  return { ...picture, ...message, features, values, weight, largest,
-    labels: picture.labels, places: picture.places, columns: picture.columns, frequency: picture.frequency,
-    dead_row: message.dead_row, dead_feature: message.dead_feature };
-}
-
-// --- colours: a palette is [red, green, blue, opacity] for each of 256 levels, and what is drawn over what
-
-const mix = (a, b, share) => a.map((x, i) => x + (b[i] - x) * share);
-
-function palettes(dark) {
-  const old = dark ? [150, 150, 150, 0.7] : [128, 128, 128, 0.75], fresh = dark ? [240, 110, 195, 1] : [204, 60, 150, 1];
-  const minus = dark ? [120, 200, 60, 1] : [60, 130, 20, 1], gone = dark ? [90, 190, 230, 1] : [0, 110, 160, 1];
-  const faint = dark ? [150, 150, 150, 0.5] : [128, 128, 128, 0.45];
-  const only = dark ? [[86, 180, 233, 1], [240, 180, 60, 1]] : [[20, 120, 190, 1], [190, 130, 0, 1]];
-  const levels = Array.from({ length: 256 }, (_, level) => level);
-  return {
-    age: { colors: levels.map((v) => mix(old, fresh, v / 255)), rank: (v) => v },
-    weight: {
-      colors: levels.map((v) => mix(faint, v < 128 ? minus : fresh, Math.sqrt(Math.abs(v - 128) / 127))),
-      rank: (v) => 1 + Math.abs(v - 128),
-    },
-    change: { colors: levels.map((v) => [faint, faint, gone, fresh][v] ?? faint), rank: (v) => v },
-    pair: { colors: levels.map((v) => [faint, ...only, faint][v] ?? faint), rank: (v) => (v === 3 ? 1 : 2) },
-    ink: dark ? "#fff" : "#000",
-  };
-}
-
-const css = ([r, g, b, a]) => `rgba(${Math.round(r)},${Math.round(g)},${Math.round(b)},${a.toFixed(2)})`;
 
 function isDark() { // of the page: what is rendered here may not be on it yet
   const probe = add(document.body, "i", "");
@@ -276,20 +211,9 @@ function render({ model, el }) {
 
   // --- drawing
 
-  let seen = [], best = new Uint8Array(0); // of each pixel: how many connections, and the level of the foremost
-
-  function levels() {
-    const { values, step, unit, weight, weight_step, pair } = picture;
-    if (pair) return (slot) => values[slot];
-    const now = Math.floor(step / unit);
-    switch (model.get("color")) {
-      case "weight": return weight ? (slot) => (values[slot] * unit > weight_step ? 128 : 128 + weight[slot]) : () => 128;
-      case "change": return (slot) => (step && values[slot] === now ? 3 : 1);
-      default: return (slot) => (step && values[slot] === now ? 255 : 1 + Math.floor((253 * values[slot]) / Math.max(now, 1)));
-    }
-  }
-
-  const palette = () => colors[picture.pair ? "pair" : model.get("color")];
+  const raster = new Raster();
+  const coloring = () => (picture.pair ? "pair" : model.get("color"));
+  const isLoud = () => coloring() === "change";
 
   function draw() {
     const ratio = window.devicePixelRatio || 1;
@@ -298,81 +222,24 @@ function render({ model, el }) {
     for (const node of [canvas, marks]) {
       if (node.width !== width || node.height !== height) [node.width, node.height] = [width, height];
     }
-    if (best.length !== width * height) {
-      seen = new Uint16Array(width * height);
-      best = new Uint8Array(width * height);
-    } else seen.fill(0);
-    const { features, fan_in: fanIn, width: columns, dead_row: deadRow, dead_feature: deadFeature } = picture;
-    const [top, bottom, left, right] = model.get("view");
-    const [first, last] = [rowAt(top), rowAt(bottom - 1e-12)];
-    const cell = width / (columns * (right - left)); // device pixels of a column
-    // Where few connections are in sight each is drawn two CSS pixels wide, or it would be lost.
-    const crowd = ((last + 1 - first) * fanIn * (right - left) * 4 * ratio * ratio) / (width * height);
-    const least = crowd < 0.3 ? Math.round(2 * ratio) : 1;
-    const { colors: paint, rank } = palette();
-    const ranks = Uint8Array.from({ length: 256 }, (_, level) => Math.min(rank(level), 255));
-    const level = levels();
-    const change = !picture.pair && model.get("color") === "change";
-    const loud = (value) => change && value > 1; // what a rewire moved is not lost among what stayed
-    const across = new Uint16Array(width); // how many columns begin in a column of pixels
-    for (let column = 0; column < columns; column++) {
-      const x = Math.floor((column / columns - left) * cell * columns);
-      if (x >= 0 && x < width) across[x] += 1;
-    }
-    const scaleY = height / (bottom - top);
-    const gap = cell >= 6 * ratio ? 1 : 0;
-
-    const dot = (row, feature, value) => {
-      if (feature >= columns) return; // a label of a dense head reads them all
-      const x = (picture.columns[feature] / columns - left) * cell * columns;
-      if (x + cell <= 0 || x >= width) return;
-      const y = (tops[row] - top) * scaleY, tall = (bottoms[row] - tops[row]) * scaleY;
-      const size = loud(value) ? Math.max(least, Math.round(1.5 * ratio)) : least;
-      const x0 = Math.max(0, Math.floor(x)), x1 = Math.min(width, Math.max(x0 + size, Math.floor(x + cell) - gap));
-      const y0 = Math.max(0, Math.floor(y));
-      const y1 = Math.min(height, Math.max(y0 + size, Math.floor(y + tall) - (tall > 6 * ratio ? 1 : 0)));
-      for (let line = y0; line < y1; line++) {
-        for (let i = line * width + x0, end = line * width + x1; i < end; i++) {
-          if (!seen[i] || ranks[value] > ranks[best[i]]) best[i] = value;
-          seen[i] += 1;
-        }
-      }
-    };
-    if (change && deadRow) {
-      for (let i = 0; i < deadRow.length; i++) {
-        if (deadRow[i] >= first && deadRow[i] <= last) dot(deadRow[i], deadFeature[i], 2);
-      }
-    }
-    for (let row = first; row <= last; row++) {
-      for (let slot = row * fanIn, end = slot + fanIn; slot < end; slot++) dot(row, features[slot], level(slot));
-    }
-
-    const pen = canvas.getContext("2d");
-    const image = pen.createImageData(width, height);
-    const ink = new Uint32Array(image.data.buffer);
-    const rgb = paint.map(([r, g, b]) => (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r));
-    const brushed = model.get("brushed");
-    for (const band of edges()) {
-      // Of a pixel that stands for many cells, the opacity says how many of them are connected.
-      const usual = 2.5 * Math.max(1, band.rows / (band.height * scaleY)) * (fanIn / columns);
-      const dim = brushed && brushed !== band.name ? 0.18 : 1;
-      const from = clamp(Math.round((band.top - top) * scaleY), 0, height);
-      const to = clamp(Math.round((band.top + band.height - top) * scaleY), 0, height);
-      for (let i = from * width; i < to * width; i++) {
-        if (!seen[i]) continue;
-        const share = loud(best[i]) ? 1 : 0.15 + (0.85 * seen[i]) / Math.max(1, usual * across[i % width]);
-        const alpha = paint[best[i]][3] * dim * Math.min(1, share);
-        ink[i] = (Math.round(255 * alpha) << 24) | rgb[best[i]];
-      }
-    }
-    pen.putImageData(image, 0, 0);
-    if (gap && (picture.pair || change)) cues(pen, first, last, cell, scaleY, ratio);
+    const view = model.get("view"), [top, bottom] = view, color = coloring();
+    const sight = { first: rowAt(top), last: rowAt(bottom - 1e-12), tops, bottoms };
+    picture.levels[color] ??= levelsOf(picture, color);
+    raster.resize(width, height);
+    raster.fill(picture, picture.levels[color], sight, view, { ratio, loud: isLoud() });
+    const pen = canvas.getContext("2d"), brushed = model.get("brushed");
+    const line = (share) => clamp(Math.round((share - top) * raster.scale), 0, height);
+    raster.paint(pen, colors[color], edges().map((band) => ({
+      from: line(band.top), to: line(band.top + band.height), rows: band.rows / (band.height * raster.scale),
+      dim: brushed && brushed !== band.name ? 0.18 : 1,
+    })), isLoud());
+    if (raster.gap && (picture.pair || isLoud())) cues(pen, sight, ratio);
     mark();
   }
 
   // The second cue, where there is room for it: who died is hollow; who is in one of two runs only is half.
-  function cues(pen, first, last, cell, scaleY, ratio) {
-    const [top, , left] = model.get("view");
+  function cues(pen, { first, last }, ratio) {
+    const [top, , left] = model.get("view"), { cell, scale: scaleY } = raster;
     const box = (row, feature) => {
       const tall = Math.max((bottoms[row] - tops[row]) * scaleY - 1, 1);
       return [(picture.columns[feature] / picture.width - left) * cell * picture.width, (tops[row] - top) * scaleY,
@@ -389,9 +256,9 @@ function render({ model, el }) {
       }
       return;
     }
-    (picture.dead_row ?? []).forEach((row, i) => {
+    (picture.dead_rows ?? []).forEach((row, i) => {
       if (row < first || row > last) return;
-      const [x, y, wide, tall] = box(row, picture.dead_feature[i]);
+      const [x, y, wide, tall] = box(row, picture.dead_features[i]);
       const line = Math.max(1, Math.round(1.5 * ratio));
       if (tall > 4 * line) pen.clearRect(x + line, y + line, wide - 2 * line, tall - 2 * line);
     });
@@ -442,16 +309,16 @@ function render({ model, el }) {
   function flash() {
     cancelAnimationFrame(glowing);
     if (still.matches || !model.get("flash") || !picture || picture.pair || !canvas.width) return;
-    const newborn = { age: 255, change: 3 }[model.get("color")];
+    const newborn = NEWBORN[coloring()];
     if (newborn === undefined) return;
     const { width, height } = canvas;
     [lit.width, lit.height] = [width, height];
     const pen = lit.getContext("2d");
     const image = pen.createImageData(width, height);
     const ink = new Uint32Array(image.data.buffer);
-    const [r, g, b] = palette().colors[newborn].map(Math.round);
+    const [r, g, b] = colors[coloring()][newborn].map(Math.round);
     for (let i = 0; i < ink.length; i++) {
-      if (!seen[i] || best[i] !== newborn) continue;
+      if (raster.best[i] !== newborn) continue;
       for (const j of [i, i - 1, i + 1, i - width, i + width]) ink[j] = (140 << 24) | (b << 16) | (g << 8) | r;
     }
     pen.putImageData(image, 0, 0);
@@ -494,27 +361,27 @@ function render({ model, el }) {
   }
 
   function scaleWords() {
-    const { colors: paint } = palette();
+    const paint = colors[coloring()];
     const spot = (level, name) => `<i class="${name}" style="--ink:${css(paint[level])}"></i>`;
-    const strip = (from, to) => `<i class="xmc-strip" style="background:linear-gradient(90deg,${css(paint[from])},` +
-      `${css(paint[Math.round((from + to) / 2)])},${css(paint[to])})"></i>`;
+    const strip = (...levels) => `<i class="xmc-strip" style="background:linear-gradient(90deg,` +
+      `${levels.map((level) => css(paint[level]))})"></i>`;
     if (picture.pair) {
       scale.replaceChildren();
-      for (const [level, name, text] of [[1, "xmc-upper", `only ${picture.pair[0]}`], [2, "xmc-lower", `only ${picture.pair[1]}`],
-        [3, "xmc-spot", "both"]]) {
+      for (const [level, name, text] of [[2, "xmc-upper", `only ${picture.pair[0]}`], [3, "xmc-lower", `only ${picture.pair[1]}`],
+        [1, "xmc-spot", "both"]]) {
         scale.insertAdjacentHTML("beforeend", spot(level, name));
         scale.append(` ${text} `);
       }
       scale.title = "";
     } else if (model.get("color") === "weight") {
-      scale.innerHTML = picture.weight ? `−${picture.largest.toPrecision(2)} ${strip(1, 255)} +${picture.largest.toPrecision(2)}`
+      scale.innerHTML = picture.weight ? `−${picture.largest.toPrecision(2)} ${strip(255, 1, 254)} +${picture.largest.toPrecision(2)}`
         : "no weights were recorded";
       scale.title = picture.weight ? `Weights as recorded at step ${count(picture.weight_step)}` : "";
     } else if (model.get("color") === "change") {
       scale.innerHTML = `${spot(3, "xmc-spot")} born ${spot(2, "xmc-hollow")} died ${spot(1, "xmc-spot")} stayed`;
       scale.title = "At the rewire that this frame follows";
     } else {
-      scale.innerHTML = `old ${strip(1, 255)} new`;
+      scale.innerHTML = `old ${strip(1, 128, 255)} new`;
       scale.title = "From connections that are there from the start to those that the last rewire made";
     }
   }
@@ -529,9 +396,14 @@ function render({ model, el }) {
       : "What the output layer reads, sorted like the rows";
   }
 
+  let worded = []; // what the words beside the picture were made of
+
   function bandWords() {
     const height = canvas.clientHeight, [top, bottom] = model.get("view");
     const brushed = model.get("brushed");
+    const of = [height, top, bottom, brushed, equal, model.get("bands"), model.get("names"), tops];
+    if (of.every((what, i) => what === worded[i])) return;
+    worded = of;
     const named = picture.labels.length && (() => {
       const row = rowAt((top + bottom) / 2);
       return yOf(bottoms[row], height) - yOf(tops[row], height) >= NAMED;
@@ -591,7 +463,7 @@ function render({ model, el }) {
     const slots = Array.from({ length: picture.fan_in }, (_, k) => row * picture.fan_in + k)
       .filter((slot) => picture.features[slot] < picture.width && (!picture.pair || picture.values[slot]));
     if (!slots.length) return "reads every feature: a label of the dense head";
-    const now = Math.floor(picture.step / picture.unit);
+    const now = picture.step;
     const listed = (chosen) => chosen.map((slot) => picture.features[slot]).sort((a, b) => a - b).join(" ");
     const part = (text, chosen) => (chosen.length ? `${text} ${listed(chosen)}` : "");
     const groups = picture.pair
@@ -612,7 +484,7 @@ function render({ model, el }) {
     pen.scale(ratio, ratio);
     const { frames, features } = past, fanIn = features.length / frames;
     const each = tall / frames, column = wide / picture.width;
-    const { colors: paint } = colors.age;
+    const paint = colors.age;
     let moves = 0;
     for (let k = 0; k < fanIn; k++) {
       for (let from = 0, frame = 1; frame <= frames; frame++) {

@@ -1,18 +1,15 @@
 """The connectivity of a sparse output layer as a picture: one row a label, one column a feature, colour by age.
 
 The browser keeps what it was sent and draws, zooms and points by itself; the kernel sends what has changed since, and
-everything only where the browser asks for it. A message is the trait `picture`:
-
-    uint32 n | n bytes of JSON | arrays, each on a multiple of 8 bytes
-
-The JSON names its number `seq`, the number `base` that it builds on (null: on nothing), and its arrays in order as
-[name, dtype, length]. `features` and `values` hold all slots [R, K] of the rows sent, or those that `mask` (a bit a
-slot) or `slots` names. A value is the step of birth in `unit`s, or 1, 2, 3 in a difference: A only, B only, both.
+everything only where the browser asks for it. A message (see `message.py`) is the trait `picture`: its number `seq`,
+the number `base` that it builds on (null: on nothing), and connections by slot, K a row [R, K]. In all slots: the
+features of a row in rising order, each as its distance from the one before. In some: `slots`, as distances, and their
+`features`. `codes` say which of `values` each slot has: its step of birth, the latest first, or in a difference 1 (A
+only), 2 (B only), 3 (both), 0 (neither).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +24,7 @@ from ..corpora import BIN_NAMES, LabelBins
 from ..frames import Frame, FrameStore
 from ..plots.style import BINS
 from .guarded import Guarded
+from .message import pack
 
 MOST_SLOTS = 1 << 19  # that a browser is sent at once: 2 MB; of larger layers, rows are left out until zoomed to
 ORDERS = ("frequency", "cluster", "in-degree")
@@ -43,8 +41,8 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
     for both. `tick` and `seen` pace whoever paints: the browser answers each tick when it has drawn what came before.
     """
 
-    _esm = HERE / "canvas.js"
-    _css = "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("lab.css", "canvas.css"))
+    _esm, _css = ("\n".join((HERE / name).read_text(encoding="utf-8") for name in names) for names in (
+        ("canvas_message.js", "canvas_draw.js", "canvas.js"), ("lab.css", "canvas.css")))
     picture = traitlets.Bytes(b"").tag(sync=True)
     history = traitlets.Bytes(b"").tag(sync=True)  # of the pinned label
     bands = traitlets.List().tag(sync=True)  # {"name", "color", "rows", "symbol"} from top to bottom
@@ -71,9 +69,11 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
         self._store: FrameStore | None = None
         self._shown: Frame | tuple[Frame, Frame] | None = None
         self._order = self._labels = self._columns = np.empty(0, np.int32)
-        self._held: tuple[np.ndarray, np.ndarray] | None = None  # features and values [R, K] that the browser holds
+        self._held: tuple[np.ndarray, np.ndarray] | None = None  # features and values [R * K] that the browser holds
+        self._taken = np.empty(0, np.int64)  # [R * K]: in which order, of the flat slots of the rows that are sent
+        self._held_weight: np.ndarray | None = None
         self._scores: dict[str, np.ndarray] = {}
-        self._seq, self._unit, self._weight_step = 0, 1, None
+        self._seq = 0
         super().__init__(**options)
         self.on_msg(self._heard)
         self.observe(lambda _: self._sort(), "order")
@@ -200,48 +200,58 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             return
         with self.drawing:
             frame = shown[0] if isinstance(shown, tuple) else shown
-            unit = 1 << max(0, int(frame.step).bit_length() - 16)
             if isinstance(shown, tuple):
                 features, values = _difference(*(f.indices[self._labels] for f in shown), self._features)
             else:
-                features, values = frame.indices[self._labels], frame.born[self._labels] // unit
-            features, values = self._small(features), values.astype(np.uint16)
-            base = None if everything or unit != self._unit else self._held
-            if base is not None and base[0].shape != features.shape:
-                base = None
-            head = {"base": self._seq if base is not None else None, "number": frame.number, "step": frame.step,
-                    "unit": unit, "rows": len(features), "fan_in": features.shape[1], "width": self._features,
+                features, values = frame.indices[self._labels].astype(np.int32), frame.born[self._labels]
+                features[features < 0] = self._features  # a label of a dense head reads beyond all features
+            base = None if everything or self._held is None or self._held[0].size != features.size else self._held
+            head = {"base": None if base is None else self._seq, "seq": self._seq + 1, "number": frame.number,
+                    "step": frame.step, "rows": len(features), "fan_in": features.shape[1], "width": self._features,
                     "pair": list(self._pair) if isinstance(shown, tuple) else None}
             arrays = {} if base is not None else {
                 "labels": self._labels, "places": self._places, "columns": self._columns,
                 "frequency": self._bins.frequency[self._labels]}
-            arrays |= _changes(features, values, base)
+            small = self._changes(features, values, base)
+            arrays["values"], small["codes"] = _coded(small["codes"])
             if not isinstance(shown, tuple):
-                self._add_color(head, arrays, frame)
+                self._add_color(head, small, frame)
             self._seq += 1
-            self._held, self._unit = (features, values), unit
-            self.picture = pack(head | {"seq": self._seq}, arrays)
+            self.picture = pack(head, arrays, small)
 
-    def _add_color(self, head: dict[str, Any], arrays: dict[str, np.ndarray], frame: Frame) -> None:
-        head["weight_step"] = frame.weight_step
+    def _changes(self, features: np.ndarray, values: np.ndarray,
+                 base: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
+        """The slots that differ from a base, or all, sorted, where these are less to send."""
+        flat = features.reshape(-1), values.reshape(-1)
+        if base is not None:
+            held = flat[0][self._taken], flat[1][self._taken]
+            changed = np.flatnonzero((held[0] != base[0]) | (held[1] != base[1]))
+            if len(changed) < 0.6 * len(held[0]):
+                self._held = held
+                return {"slots": np.diff(changed, prepend=0), "features": held[0][changed], "codes": held[1][changed]}
+        rows, fan_in = features.shape
+        keys = np.sort(features.astype(np.int64) * fan_in + np.arange(fan_in), axis=1)  # one number sorts fastest
+        features = keys // fan_in
+        self._taken = (keys + (np.arange(rows)[:, None] - features) * fan_in).reshape(-1)
+        self._held, self._held_weight = (flat[0][self._taken], flat[1][self._taken]), None
+        return {"features": np.diff(features, axis=1, prepend=0), "codes": self._held[1]}
+
+    def _add_color(self, head: dict[str, Any], small: dict[str, np.ndarray], frame: Frame) -> None:
         if self.color == "weight" and frame.weight is not None:
-            if head["base"] is None or frame.weight_step != self._weight_step:
-                largest = float(np.abs(frame.weight).max()) or 1.0
-                head["largest"] = largest
-                arrays["weight"] = np.rint(127 * frame.weight[self._labels] / largest).astype(np.int8)
-            self._weight_step = frame.weight_step
+            largest = float(np.abs(frame.weight).max()) or 1.0
+            weight = np.rint(127 * frame.weight[self._labels] / largest).astype(np.int16).reshape(-1)[self._taken]
+            head |= {"weight_step": frame.weight_step, "largest": largest}
+            if self._held_weight is None or not np.array_equal(weight, self._held_weight):
+                small["weight"] = 2 * np.abs(weight) + (weight < 0)
+                self._held_weight = weight
         if self.color == "change" and self._store is not None and frame.number > 0:
-            slots, fan_in = self._store.changed(frame.number), self._shape[1]
+            slots, fan_in = np.sort(self._store.changed(frame.number)), self._shape[1]
+            died = self._store.seek(frame.number - 1).indices.reshape(-1)[slots]
             row = np.full(self._shape[0], -1, np.int32)
             row[self._labels] = np.arange(len(self._labels))
-            died = self._store.seek(frame.number - 1).indices.reshape(-1)[slots]
-            sent = row[slots // fan_in] >= 0
-            arrays["dead_row"], arrays["dead_feature"] = (row[slots // fan_in][sent],
-                                                           self._small(died[sent]))
-
-    def _small(self, features: np.ndarray) -> np.ndarray:
-        """In two bytes where they suffice; -1, of a label of a dense head, lies beyond all features."""
-        return features.astype(np.uint16 if self._features < (1 << 16) - 1 else np.uint32)
+            row = row[slots // fan_in]
+            order = np.argsort(row, kind="stable")[np.count_nonzero(row < 0):]
+            small["dead_rows"], small["dead_features"] = np.diff(row[order], prepend=0), died[order]
 
     def _heard(self, _: Any, content: Any, buffers: Any) -> None:
         if isinstance(content, dict) and content.get("ask") == "everything":  # a view that came late
@@ -260,22 +270,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             if self.pinned not in self._labels:
                 self._choose_rows()
             rows = history(self._store, self.pinned)
-            self.history = pack({"label": self.pinned, "frames": len(rows), "steps": self._store.steps[:len(rows)]},
-                                {"features": rows.astype(np.uint32)})
-
-
-def pack(head: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """A message: what is said in JSON, then arrays."""
-    kinds = {np.dtype(kind): kind for kind in ("int8", "uint8", "uint16", "int32", "uint32")}
-    arrays = {name: np.ascontiguousarray(a if a.dtype in kinds else a.astype(np.int32)) for name, a in arrays.items()}
-    head = head | {"arrays": [[name, kinds[a.dtype], a.size] for name, a in arrays.items()]}
-    text = json.dumps(head).encode()
-    parts = [np.uint32(len(text)).astype("<u4").tobytes(), text]
-    at = 4 + len(text)
-    for array in arrays.values():
-        parts += [bytes(-at % 8), array.tobytes()]
-        at += -at % 8 + array.nbytes
-    return b"".join(parts)
+            self.history = pack({"label": self.pinned, "frames": len(rows)}, {"features": rows.astype(np.uint32)}, {})
 
 
 def caption_of(frame: Frame, bins: LabelBins) -> str:
@@ -302,19 +297,15 @@ def history(store: FrameStore, label: int) -> np.ndarray:
     return rows
 
 
-def _changes(features: np.ndarray, values: np.ndarray, base: tuple[np.ndarray, np.ndarray] | None) -> dict[str, Any]:
-    """Features and values of all slots, or of those that differ from a base, whichever is less."""
-    if base is not None:
-        changed = (features != base[0]) | (values != base[1])
-        n = int(changed.sum())
-        if n * 4 + min(n * 4, changed.size / 8) < changed.size * 4:
-            where = {"slots": np.flatnonzero(changed)} if n * 32 < changed.size else {
-                "mask": np.packbits(changed, bitorder="little")}
-            values = values[changed]
-            # All that a rewire has grown is of one age.
-            return where | {"features": features[changed],
-                            "values": values[:1] if n and (values == values[0]).all() else values}
-    return {"features": features, "values": values}
+def _coded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different ones among values from 0 on, the largest first, and which of them each is."""
+    values = values.astype(np.intp)
+    there = np.zeros(int(values.max(initial=0)) + 1, bool)
+    there[values] = True
+    found = np.flatnonzero(there)[::-1]
+    place = np.empty(len(there), np.uint32)
+    place[found] = np.arange(len(found))
+    return found, place[values]
 
 
 def _difference(a: np.ndarray, b: np.ndarray, features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -326,7 +317,9 @@ def _difference(a: np.ndarray, b: np.ndarray, features: int) -> tuple[np.ndarray
     in_a[row, a] = in_b[row, b] = True
     second = np.where(in_a[row, b], -1, b)
     values = np.hstack([np.where(a < 0, 0, 1 + 2 * in_b[row, a]), np.where(second < 0, 0, 2)])
-    return np.hstack([a, second]), values
+    found = np.hstack([a, second]).astype(np.int32)
+    found[values == 0] = features
+    return found, values
 
 
 def _thinned(first: int, last: int, most: int) -> np.ndarray:

@@ -1,0 +1,121 @@
+// From connections to pixels. A level says how a connection is coloured and, the higher, that it is drawn over others;
+// level 0 is nothing. A palette is [red, green, blue, opacity] of each of 256 levels.
+
+const mix = (a, b, share) => a.map((x, i) => x + (b[i] - x) * share);
+const css = ([r, g, b, a]) => `rgba(${Math.round(r)},${Math.round(g)},${Math.round(b)},${a.toFixed(2)})`;
+
+const NEWBORN = { age: 255, change: 3 }; // the levels of what the last rewire has grown
+const LOUD = 2; // the level from which on a change stands out: died, born
+
+function palettes(dark) {
+  const old = dark ? [150, 150, 150, 0.7] : [128, 128, 128, 0.75], fresh = dark ? [240, 110, 195, 1] : [204, 60, 150, 1];
+  const minus = dark ? [120, 200, 60, 1] : [60, 130, 20, 1], gone = dark ? [90, 190, 230, 1] : [0, 110, 160, 1];
+  const faint = dark ? [150, 150, 150, 0.5] : [128, 128, 128, 0.45];
+  const only = dark ? [[86, 180, 233, 1], [240, 180, 60, 1]] : [[20, 120, 190, 1], [190, 130, 0, 1]];
+  const of = (color) => Array.from({ length: 256 }, (_, level) => color(level));
+  return {
+    age: of((level) => mix(old, fresh, level / 255)),
+    weight: of((level) => mix(faint, level % 2 ? minus : fresh, Math.sqrt((level >> 1) / 127))),
+    change: of((level) => [faint, faint, gone, fresh][level] ?? faint), // stayed, died, born
+    pair: of((level) => [faint, faint, ...only][level] ?? faint), // in both, only in A, only in B
+    ink: dark ? "#fff" : "#000",
+  };
+}
+
+function levelsOf(picture, color) {
+  const { values, step, weight, pair } = picture;
+  const levels = new Uint8Array(values.length);
+  const scale = 253 / Math.max(step, 1);
+  for (let slot = 0; slot < levels.length; slot++) {
+    const value = values[slot];
+    if (pair) levels[slot] = value === 3 ? 1 : value + 1;
+    else if (color === "weight") levels[slot] = weight?.[slot] || 1;
+    else if (step && value === step) levels[slot] = NEWBORN[color];
+    else levels[slot] = color === "age" ? 1 + scale * value : 1;
+  }
+  return levels;
+}
+
+// Of each pixel of a picture: the highest level there, and how many connections it stands for.
+class Raster {
+  best = new Uint8Array(0);
+  seen = new Uint16Array(0);
+
+  resize(width, height) {
+    if (this.width === width && this.height === height) return;
+    Object.assign(this, { width, height, image: new ImageData(width, height) });
+    this.ink = new Uint32Array(this.image.data.buffer);
+    this.best = new Uint8Array(width * height);
+    this.seen = new Uint16Array(width * height);
+  }
+
+  // `rows`: the first and the last in sight, and of all rows their tops and bottoms; `view`: what is in sight.
+  fill(picture, levels, { first, last, tops, bottoms }, [top, bottom, left, right], { ratio, loud }) {
+    const { width, height, best, seen } = this;
+    const { features, fan_in: fanIn, width: columns } = picture;
+    best.fill(0);
+    seen.fill(0);
+    this.cell = width / (columns * (right - left)); // pixels of a column
+    this.gap = this.cell >= 6 * ratio ? 1 : 0;
+    this.scale = height / (bottom - top);
+    // Where few connections are in sight each is drawn two CSS pixels wide, or it would be lost. What a rewire moved
+    // is not lost among what stayed.
+    const crowd = ((last + 1 - first) * fanIn * (right - left) * 4 * ratio * ratio) / (width * height);
+    const least = crowd < 0.3 ? Math.round(2 * ratio) : 1, most = Math.max(least, Math.round(1.5 * ratio));
+    const from = new Int32Array(columns + 1), to = [new Int32Array(columns + 1), new Int32Array(columns + 1)];
+    this.across = new Uint16Array(width); // how many columns begin in a column of pixels
+    for (let feature = 0; feature < columns; feature++) {
+      const x = (picture.columns[feature] / columns - left) * this.cell * columns;
+      if (x >= 0 && x < width) this.across[Math.floor(x)] += 1;
+      if (x + this.cell <= 0 || x >= width) continue; // and a label of a dense head reads beyond all features
+      from[feature] = Math.max(0, Math.floor(x));
+      [least, most].forEach((size, i) => {
+        to[i][feature] = Math.min(width, Math.max(from[feature] + size, Math.floor(x + this.cell) - this.gap));
+      });
+    }
+    const put = (feature, level, y0, y1, ends) => {
+      const start = from[feature], wide = ends[feature] - start;
+      for (let i = y0 * width + start; i < y1 * width; i += width) {
+        for (let j = i; j < i + wide; j++) {
+          if (level > best[j]) best[j] = level;
+          seen[j] += 1;
+        }
+      }
+    };
+    const { dead_rows: deadRows = [], dead_features: deadFeatures } = picture;
+    let dead = 0;
+    for (let row = first; row <= last; row++) {
+      const y = (tops[row] - top) * this.scale, end = (bottoms[row] - top) * this.scale;
+      const y0 = Math.max(0, Math.floor(y)), line = Math.floor(end) - (end - y > 6 * ratio ? 1 : 0);
+      const y1 = Math.min(height, Math.max(y0 + least, line)), y2 = Math.min(height, Math.max(y0 + most, line));
+      for (let slot = row * fanIn; slot < (row + 1) * fanIn; slot++) {
+        if (loud && levels[slot] >= LOUD) put(features[slot], levels[slot], y0, y2, to[1]);
+        else put(features[slot], levels[slot], y0, y1, to[0]);
+      }
+      while (deadRows[dead] < row) dead += 1;
+      if (loud) for (; deadRows[dead] === row; dead++) put(deadFeatures[dead], LOUD, y0, y2, to[1]);
+    }
+    this.usual = fanIn / columns;
+  }
+
+  // `bands`: where one begins and ends among the lines of pixels, rows in a line, and the share of its opacity.
+  paint(pen, palette, bands, loud) {
+    const { width, best, seen, ink } = this;
+    ink.fill(0);
+    const rgb = Uint32Array.from(palette, ([r, g, b]) => (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r));
+    const opacity = Float32Array.from(palette, (color) => 255 * color[3]);
+    for (const { from, to, rows, dim } of bands) {
+      // Of a pixel that stands for many cells, the opacity says how many of them are connected.
+      const each = Float32Array.from(this.across, (n) => 0.85 / Math.max(1, 2.5 * Math.max(1, rows) * this.usual * n));
+      for (let line = from; line < to; line++) {
+        for (let x = 0, i = line * width; x < width; x++, i++) {
+          const level = best[i];
+          if (!level) continue;
+          const share = loud && level >= LOUD ? 1 : Math.min(1, 0.15 + each[x] * seen[i]);
+          ink[i] = (Math.round(opacity[level] * dim * share) << 24) | rgb[level];
+        }
+      }
+    }
+    pen.putImageData(this.image, 0, 0);
+  }
+}
