@@ -72,7 +72,7 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
         bar = dict(tickvals=[0, top / 2, top],
                    ticktext=["0", f"{top / 2:.3g}", f"{top:.3g}" + " or<br>more" * bool(z.max() > top)])
     elif value == "replaced":
-        title, what = f"Which connections are new at step {step:,}?", "share not there at the start (%)"
+        title, what = f"Which connections were replaced by step {step:,}?", "share not there at the start (%)"
         z = 100 * np.divide(moved, count, where=count > 0, out=np.full(count.shape, np.nan))
         top, bar = 100.0, {}
     elif not frame:
@@ -93,18 +93,21 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
         colorbar=bar | dict(title=dict(text=what, side="right"), outlinewidth=0), name=what,
         customdata=np.repeat(rows["first"].to_numpy(np.int32)[:, None], columns, axis=1),
         hovertemplate="labels from rank %{customdata:,d}, feature %{x:.0f}<br>%{z:.3g} " + unit + "<extra></extra>")
-    bands, said = [], []
+    bands, said, since = [], [], []
     for name, part in rows.groupby("bin", sort=False):
         low, high, labels, new = part.top.min(), part.bottom.max(), size[part.index].sum(), born[part.index].sum()
-        bands.append(((low + high) / 2, f"<b>{name}</b><br>{labels:,} labels" + f"<br>{new:,} born here" * bool(frame)))
+        gone = percent(100 * moved[part.index].sum() / max(count[part.index].sum(), 1))
+        third = f"<br>{gone} replaced" if value == "replaced" else f"<br>{new:,} born here" * bool(frame)
+        bands.append(((low + high) / 2, f"<b>{name}</b><br>{labels:,} labels{third}"))
         said.append(f"{new:,} of {labels * fan_in:,} in {name}" if frame else f"{labels * fan_in:,} in {name}")
+        since.append(f"{gone} in {name}")
         figure.add_shape(type="rect", xref="paper", x0=-0.012, x1=-0.004, y0=low + 0.01, y1=high - 0.01,
                          fillcolor=BINS[name].color, line_width=0)
     figure.update_yaxes(range=[float(rows.bottom.max()), 0], tickvals=[at for at, _ in bands], showline=False,
                         ticktext=[text for _, text in bands], showgrid=False, ticks="", ticklabelstandoff=14)
     figure.update_layout(hovermode="closest", height=520)
-    caption = (f"At step {step:,} {percent(100 * moved.sum() / count.sum())} of the {count.sum():,} connections were "
-               f"not there at the start; this rewire gave birth to {listed(said)}." if frame else
+    caption = (f"At step {step:,}, {percent(100 * moved.sum() / count.sum())} of the {count.sum():,} connections were "
+               f"not there at the start: {listed(since)}; this rewire gave birth to {listed(said)}." if frame else
                f"At the start there are {count.sum():,} connections, {fan_in} for each label: {listed(said)}.")
     table = pd.DataFrame({
         "labels by frequency": [f"{a:,}-{b:,}" for a, b in zip(rows["first"], rows["last"], strict=True)],
@@ -253,7 +256,8 @@ def in_degree_drift(trace: Trace) -> Picture:
     steps = np.array(trace.frames)[frames]
     degree = np.stack([probes.in_degree(trace.frame(i).indices, width, of_label) for i in frames])  # [frames, bins, D]
     degree = np.concatenate([degree.sum(1, keepdims=True), degree], axis=1).astype(float)
-    figure = panels("Do labels come to prefer some features?", ["spread (1 = a fair draw)", "correlation with start"])
+    figure = panels("Do labels come to prefer some features?", ["spread<br>(1 = a fair draw)",
+                                                                "correlation<br>with start"])
     p, said = fan_in / width, []
     for i, (name, look) in enumerate({"all labels": ALL_LABELS, **BINS}.items()):
         labels = degree[0, i].sum() / fan_in
@@ -318,7 +322,7 @@ def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
         for name, chosen in groups.items():
             found[name][at] = 100 * probes.overlap(indices, chosen).mean()
     steps = np.array(trace.frames)[frames]
-    figure = panels("Do labels that go together read the same features?", ["features in common (Jaccard, %)"])
+    figure = panels("Do labels that go together read the same features?", ["features in common<br>(Jaccard, %)"])
     for name, values in found.items():
         line(figure, steps, values, name, BINS.get(name, ALL_LABELS), width=3)
     level(figure, 100 * probes.fair_overlap(trace.width, fan_in), "fair draws")

@@ -107,7 +107,7 @@ def line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, look: Look,
 
     Below the first panel the name says the panel too: the hover, the table and the description list all panels.
     """
-    name += f", {figure.layout[f'yaxis{row}'].title.text}" if row > 1 else ""
+    name += f", {_one_line(figure.layout[f'yaxis{row}'].title.text)}" if row > 1 else ""
     thin = slice(None) if len(x) <= POINTS else np.linspace(0, len(x) - 1, POINTS).astype(int)
     figure.add_scatter(
         x=x[thin], y=y[thin], name=name, yaxis=f"y{row if row > 1 else ''}", legendgroup=group or name,
@@ -143,13 +143,15 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
 
 
 def level(figure: go.Figure, y: float, text: str, row: int = 1, look: Look = MARK) -> None:
-    """A horizontal line through one panel with a word on it."""
+    """A horizontal line through one panel with a word at its end, beside the panel where no curve runs through it."""
     axis = f"y{row if row > 1 else ''}"
     at = np.log10(y) if figure.layout[f"yaxis{axis[1:]}"].type == "log" else y
     figure.add_shape(type="line", xref="paper", x0=0, x1=1, yref=axis, y0=y, y1=y,
                      line=dict(color=look.color, dash=look.dash, width=1.5))
-    figure.add_annotation(xref="paper", x=1, yref=axis, y=at, text=text, showarrow=False, xanchor="right",
-                          yanchor="bottom", font_color=INK)
+    if text:
+        figure.add_annotation(xref="paper", x=1, yref=axis, y=at, text=text, showarrow=False, xanchor="left",
+                              yanchor="middle", xshift=4, font_color=INK)
+        figure.update_layout(margin_r=24 + 8 * max(map(len, text.split("<br>"))))
 
 
 def log_axis(values: np.ndarray) -> dict[str, Any]:
@@ -225,8 +227,12 @@ def _description(figure: go.Figure) -> str:
             said.append(f"{t.name} ({t.line.dash} line, {t.marker.symbol}) from {number(y[0])} to {number(y[-1])}, "
                         f"lowest {number(y.min())}, highest {number(y.max())}")
     x = np.concatenate([t.x for t in figure.data])
-    return (f"Line chart of {listed(axis.title.text for axis in figure.select_yaxes())} over "
+    return (f"Line chart of {listed(_one_line(axis.title.text) for axis in figure.select_yaxes())} over "
             f"{figure.layout.xaxis.title.text}, {x.min():,} to {x.max():,}: {'; '.join(said)}.")
+
+
+def _one_line(text: str) -> str:
+    return text.replace("<br>", " ")
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -129,7 +129,7 @@ def dense_twin(*traces: Traces, smooth: int | None = None) -> Picture:
     if noisy:
         smoothed(figure, noisy, "snr", smooth, row=3, unit="probes")
         log_if_wide(figure, row=3)
-        level(figure, 1 / 3, "nothing in common", row=3)
+        level(figure, 1 / 3, "nothing in<br>common", row=3)
     return picture(figure, f"Cosine of the encoder's gradient with what a dense twin of the output layer would send, "
                            f"{said}{mark_cutoffs(figure, runs)}.")
 

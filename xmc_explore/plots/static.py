@@ -120,7 +120,7 @@ class _Canvas:
         self.beside = figure.layout.legend.orientation == "v"
         bar = any(t.type == "heatmap" for t in figure.data)
         longest = max((len(t.name) for t in _in_legend(figure)), default=0)
-        right = 150 if bar else 60 + 15 * TEXT * longest if self.beside else 24
+        right = 150 if bar else 60 + 15 * TEXT * longest if self.beside else margin.r or 24
         ticks = [len(line) for t in figure.layout.yaxis.ticktext or () for line in _lines(t)]
         left = max(margin.l or 72, 24 + 15 * TEXT * max(ticks, default=0))
         self.left, self.right = left, width - right
@@ -273,7 +273,7 @@ class _Canvas:
         vertical = self.axes.get(note.yref or "y")
         y = self._place(note.yref, 10.0**note.y if vertical and vertical.log else note.y, True) - (note.yshift or 0)
         anchor = {"left": "start", "right": "end"}.get(note.xanchor, "middle")
-        self.write(x, y + (16 if note.yanchor == "top" else -4), note.text, size=14, anchor=anchor)
+        self.write(x, y + {"top": 16, "middle": 5}.get(note.yanchor, -4), note.text, size=14, anchor=anchor)
 
     def draw_title_and_legend(self) -> None:
         self.write(8, 32, self.figure.layout.title.text or "", size=18, font_weight=600)
