@@ -124,6 +124,26 @@ def test_the_status_line(make):
         assert attribute in lab.status.value
 
 
+def test_a_press_is_answered_before_it_is_obeyed(make, monkeypatch):
+    lab = make()
+    built(lab)
+    go_on, ordinary = threading.Event(), lab.engine._run.step
+
+    def long():
+        go_on.wait(PATIENCE)
+        return ordinary()
+
+    monkeypatch.setattr(lab.engine._run, "step", long)  # an evaluation, say
+    lab.buttons["Play"].click()
+    painted(lab, lambda s: s.state == "playing")
+    lab.buttons["Pause"].click()
+    assert 'data-state="pausing"' in lab.status.value and lab.state == "playing"
+    time.sleep(0.2)
+    assert "pausing" in words(lab.status)
+    go_on.set()
+    assert painted(lab, lambda s: s.state == "paused") and "paused" in words(lab.status)
+
+
 @pytest.mark.parametrize("option", LIVE_KNOBS)
 def test_a_knob_changes_the_run(make, option):
     lab = make()

@@ -60,6 +60,7 @@ class Snapshot:
     features: int = 0  # inputs of the sparse output layer; 0 where it is not sparse
     records: int = 0
     n_frames: int = 0
+    to_go: float = 0  # steps until it pauses; infinite while it plays
     rewires: int = 0
     evaluations: int = 0
     changes: int = 0
@@ -155,7 +156,7 @@ class Engine:
         # A SimpleQueue, as the garbage collector may be the one to post the last command.
         self._commands: queue.SimpleQueue = queue.SimpleQueue()
         self._commands.put(("reset", None) if trace is None else ("load", trace))
-        self._posted = 1
+        self._posted, self._last = 1, "reset"  # how many commands, and which came last
         weakref.finalize(self, self._commands.put, _STOP).atexit = False
         _ENGINES.add(self)
 
@@ -224,7 +225,7 @@ class Engine:
         with self._changed:
             if self._snapshot.state == "stopped":
                 raise RuntimeError("this laboratory is closed; make another")
-            self._posted += 1
+            self._posted, self._last = self._posted + 1, name
             self._commands.put((name, argument))
             return self._posted
 
@@ -233,6 +234,12 @@ class Engine:
     @property
     def snapshot(self) -> Snapshot:
         return self._snapshot
+
+    @property
+    def pending(self) -> str:
+        """The command that was posted last, while it has not been obeyed."""
+        with self._changed:
+            return self._last if self._snapshot.handled < self._posted else ""
 
     def wait(self, condition: Callable[[Snapshot], bool], timeout: float | None = None) -> Snapshot:
         """The latest snapshot, as soon as it meets a condition or the time is up."""
@@ -345,7 +352,8 @@ class Engine:
         except ValueError as error:  # the run goes on as it was
             raise Refused(str(error)) from None
         self._recipe = recipe
-        message = "The next step will rewire." if "rewire_now" in options else ""
+        said = ", ".join(f"{name} = {value}" for name, value in knobs.items())
+        message = "The next step will rewire." if "rewire_now" in options else f"From the next step on: {said}."
         if self._snapshot.state in ENDED:
             if "rewire_now" in options:
                 raise Refused(FINISHED if self._snapshot.state == "finished" else "No run is going on.")
@@ -531,7 +539,7 @@ class Engine:
         if self._run is not None:
             fields |= dict(steps_per_second=self._rate, **_view(self._run))
         now = self._snapshot
-        fields |= dict(handled=fields.get("handled", now.handled), planned=self._planned,
+        fields |= dict(handled=fields.get("handled", now.handled), planned=self._planned, to_go=self._budget,
                        other=None if self._other is None else self._other.look())
         self._publish_new(replace(base or now, **fields))
 

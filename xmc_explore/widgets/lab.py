@@ -32,6 +32,8 @@ CHARTS_PER_SECOND = 4  # plotly takes the page a tenth of a second each time, an
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
+# What the status line says of a command from the press on until it is obeyed, which is before the next step.
+PENDING = {"play": "starting", "pause": "pausing", "reset": "resetting", "compare": "starting B", "branch": "branching"}
 EXPORTS = "runs/exports"
 TYPE, PRESENTED_TYPE = 13, 18  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
@@ -83,7 +85,7 @@ class Lab:
         self._corpus = trace.header["corpus"] if corpus is None else {
             "name": corpus.name, "fingerprint": corpus.fingerprint}
         self._about = f"{self._corpus['name']!r}; {self._bins.describe()}"
-        self._painting = threading.Lock()
+        self._painting, self._telling = threading.Lock(), threading.Lock()
         self._painted, self._said = Snapshot(version=-1), ("", False)
         self._pictured: tuple = ()  # what the canvas shows
         self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
@@ -92,7 +94,7 @@ class Lab:
         self._saved, self._saved_text = None, ""
         self._build(recipe if against is None else against)
         self._answered, self._asked = threading.Event(), threading.Event()
-        self.canvas.observe(lambda _: self._answered.set(), "seen")
+        self.canvas.observe(lambda _: (self._answered.set(), self.engine.wake()), "seen")
         self.engine.start()
         self._painter = threading.Thread(target=self._paint_on, name="xmc-painter", daemon=True)
         self._painter.start()
@@ -177,6 +179,7 @@ class Lab:
         for thread in (self._painter, self._exporting):
             if thread not in (None, threading.current_thread()):
                 self._answered.set()
+                self.engine.wake()
                 thread.join(10)
         for part in (self.widget, *self.knobs.all):
             close_with_parts(part)
@@ -249,6 +252,7 @@ class Lab:
             command()
         except (RuntimeError, ValueError) as error:
             self._say(str(error), wrong=True)
+        self._tell()  # at once: the engine may be in the middle of an evaluation
 
     def _play(self) -> None:
         if self.state == "recorded":
@@ -332,24 +336,35 @@ class Lab:
     def _paint_on(self) -> None:
         """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times.
 
-        What was asked for by hand is shown at once.
+        What was asked for by hand is shown at once, and a command as soon as it is obeyed.
         """
+        wait, asked, answered = self.engine.wait, self._asked.is_set, self._answered.is_set
         while self._painted.state != "stopped":
-            self.engine.wait(lambda s: s.version > self._painted.version or self._asked.is_set() or self._chart_due)
-            if not self._asked.is_set():
-                time.sleep(SETTLE_SECONDS)
-            asked = self._asked.is_set()
+            wait(lambda s: s.version > self._painted.version or asked() or self._chart_due)
+            wait(lambda s: asked() or not 0 < s.to_go < float("inf"), SETTLE_SECONDS)
+            by_hand = asked()
             self._asked.clear()
             snapshot, started = self.engine.snapshot, time.monotonic()
             self._answered.clear()
-            self._paint(snapshot, asked)
+            self._paint(snapshot, by_hand)
             if snapshot.state == "stopped":
                 return
-            self._answered.wait(BLIND_SECONDS)
+
+            def obeyed(s: Snapshot, before: int = snapshot.handled) -> bool:
+                return s.handled > before
+
+            if obeyed(wait(lambda s: answered() or obeyed(s), BLIND_SECONDS)):  # noqa: B023
+                self._tell()  # a line is small: it need not wait for the browser to have drawn the rest
+                wait(lambda s: answered() or s.state == "stopped", BLIND_SECONDS)
             if self._rolling:
                 self._roll()
-            self.engine.wait(lambda s: s.handled > snapshot.handled or self._asked.is_set(),  # noqa: B023
-                             max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic()))
+            pause = max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic())
+            wait(lambda s: asked() or obeyed(s), pause)  # noqa: B023
+
+    def _tell(self) -> None:
+        """Say in the status line what is so at this moment; whoever is last says the latest."""
+        with self._telling:
+            self.status.value = _status(self.engine.snapshot, self.engine.pending)
 
     def _roll(self) -> None:
         """Play a recording: on to its next frame."""
@@ -368,15 +383,15 @@ class Lab:
             self._chart_due = not whole and (answers or soon and snapshot.state == "playing")
             self._hand = threading.get_ident()
             try:
-                self.status.value = _status(snapshot)
+                self._tell()
                 step = self.scrubber.paint(snapshot)
                 with self.canvas.drawing:
                     self._draw_connectivity(snapshot, step)
                     self.canvas.playing = snapshot.state == "playing" or self._rolling
+                self.message.value = _message(snapshot, self._about, *self._said)
                 if not self._chart_due:
                     self.charts.draw(snapshot, None if self.scrubber.step is None else step)
                     self._charted = time.monotonic()
-                self.message.value = _message(snapshot, self._about, *self._said)
                 self.knobs.mark(snapshot.planned)
                 if (snapshot.other is None) != (self._painted.other is None):
                     self.compare.value = snapshot.other is not None
@@ -462,14 +477,15 @@ def _text(corpus: str, s: Snapshot) -> str:
     return "\n".join(lines + [f"  {s.message}"] * bool(s.message))
 
 
-def _status(s: Snapshot) -> str:
+def _status(s: Snapshot, pending: str = "") -> str:
     rate = "–" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
     rewires = "1 rewire" if s.rewires == 1 else f"{s.rewires} rewires"
     other = "" if s.other is None else f' data-other-step="{s.other.step}"'
     # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
     live = "off" if s.state == "playing" else "polite"
-    return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{s.state}"'
-            f"{other}><b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{s.state}</b></div>")
+    state = PENDING.get(pending, s.state)
+    return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{state}"'
+            f"{other}><b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{state}</b></div>")
 
 
 def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> str:

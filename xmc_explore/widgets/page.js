@@ -34,12 +34,26 @@ function render({ model, el }) {
       handle.parentElement?.closest("[tabindex]:not(.noUi-handle)")?.setAttribute("tabindex", "-1");
     }
   }
+
+  // Of the answer to a press, Jupyter's server sends the first packet ("busy") and holds back the rest until that one is
+  // acknowledged (Nagle's algorithm), for which a page that has nothing to send takes 40 ms or more. So it sends something.
+  const NUDGES = [10, 20, 30, 45, 60]; // milliseconds after the press
+  let nudged = 0;
+  function nudge(event) {
+    if (event.type === "pointermove" && !event.buttons) return;
+    if (performance.now() < nudged + NUDGES.at(-1)) return;
+    nudged = performance.now();
+    for (const ms of NUDGES) setTimeout(() => model.send({}), ms);
+  }
+  const PRESSES = ["click", "keydown", "pointermove"];
+
   let due = 0;
   const watcher = new MutationObserver(() => (clearTimeout(due), (due = setTimeout(name, 100))));
   const watch = setInterval(() => {
     if (!lab()) return;
     clearInterval(watch);
     name();
+    for (const press of PRESSES) lab().addEventListener(press, nudge, { capture: true, passive: true });
     for (const knobs of lab().querySelectorAll(".xmc-toolbar, .xmc-knobs, .xmc-scrubber"))
       watcher.observe(knobs, { childList: true, subtree: true, characterData: true });
   }, 50);
