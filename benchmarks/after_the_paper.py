@@ -56,16 +56,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 SET, GROUPED, LOW_DENSE = "SET", "grouped, G=16, clusters", "dense, bfloat16, stochastic"
 CLAIMS = (
-    Claim("groups-keep", "ours", "Labels that share connections in groups do better than those with their own "
+    Claim("groups-better", "ours", "Labels that share connections in groups do better than those with their own "
           "(biases from zero)",
           (("P@1, groups of 16 by clusters less SET", gap("P@1", GROUPED, SET)),)),
     Claim("clusters-matter", "HASTE, by third parties", "Groups of similar labels do better than random ones",
           (("P@1, groups of 16 by clusters less at random", gap("P@1", GROUPED, "grouped, G=16, random")),)),
-    Claim("groups-keep-prior", "ours", "So they do with biases that start at the prior",
+    Claim("groups-better-prior", "ours", "So they do with biases that start at the prior",
           (("P@1, groups of 16 by clusters less SET", gap("P@1", GROUPED + ", prior bias", "SET, prior bias")),)),
     Claim("head-helps", "HASTE, by third parties", "A dense head for frequent labels helps groups",
           (("P@1, with a dense head (0.3) less without", gap("P@1", GROUPED + ", dense head 0.3", GROUPED)),)),
-    Claim("low-precision-keeps", "ELMO", "A dense layer in bfloat16, plain SGD in place, does better than one in "
+    Claim("low-precision-better", "ELMO", "A dense layer in bfloat16, plain SGD in place, does better than one in "
           "float32 with Adam",
           (("P@1, bfloat16 less float32 with Adam", gap("P@1", LOW_DENSE, "dense")),)),
     Claim("low-precision-tail", "ours", "The tail is better served by a dense layer of few bits than by a sparse one",

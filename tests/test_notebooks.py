@@ -31,11 +31,11 @@ FAST = {  # a line a notebook, at most 30 seconds each
     "09_your_own_data": dict(steps=30, transformer_steps=4, seeds=[0]),
 }
 FIGURES = {  # at least so many
-    "00": 6,
+    "00": 7,
     "01": 4,
-    "02": 4,
+    "02": 5,
     "03": 2,
-    "04": 4,
+    "04": 5,
     "05": 9,
     "06": 10,
     "07": 10,

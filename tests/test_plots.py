@@ -117,6 +117,8 @@ FIGURES = {
     "memory_ledger": lambda t, c: plots.memory_ledger({"131K": 131_073, "3M": 2_812_281}),
     "memory_by_method": lambda t, c: plots.memory_by_method(),
     "memory_by_part": lambda t, c: plots.memory_by_part(),
+    "memory_of_run": lambda t, c: plots.memory_of_run(t["SET"]),
+    "gather": lambda t, c: plots.gather(t["RigL"], tile=1),
     "steps_and_memory": lambda t, c: plots.steps_and_memory([2.0, 0.3, 0.2], [2**30] * 3, {"a dense layer": 2**35}),
 }
 
@@ -537,6 +539,35 @@ def test_in_degree_counts_the_labels_of_each_feature(traces):
         assert np.array_equal(line.y, degree) and np.array_equal(line.x, np.arange(1, 25))
         assert f"{name} the most read has {degree[0]} and {(degree == 0).sum()} have none" in picture.caption
     assert "read by 10.0 labels on average" in picture.caption
+
+
+def test_gather_is_what_the_rows_of_a_tile_say(traces):
+    trace = traces["RigL"]
+    picture, rows = plots.gather(trace, tile=1), trace.connectivity(-1)[32:]
+    dots, of_all, of_tile = picture.figure.data
+    assert sorted(zip(dots.x, dots.y, strict=True)) == sorted((f, 32 + i) for i, row in enumerate(rows) for f in row)
+    assert np.array_equal(of_all.y, np.bincount(trace.connectivity(-1).ravel(), minlength=trace.width))
+    assert np.array_equal(of_tile.x, np.unique(rows)) and np.array_equal(of_tile.y, of_all.y[of_tile.x])
+    assert f"ask for {rows.size} features, {len(of_tile.x)} of the {trace.width} different ones" in picture.caption
+    assert picture.table["label"][0] == trace.label_names[32]
+    with pytest.raises(ValueError, match="tile=2: 60 labels make tiles 0 to 1 of 32"):
+        plots.gather(trace, tile=2)
+    with pytest.raises(ValueError, match="dense: every label reads every feature"):
+        plots.gather(traces["dense"])
+
+
+def test_the_bill_of_a_run_is_what_the_run_measured(traces):
+    trace = traces["SET"]
+    table = plots.memory_of_run(trace).table.set_index("method")
+    n_labels, measured = len(trace.label_frequency), trace.events["step"][0]["output_bytes"]
+    recorded = table.loc["as recorded", ["weights", "indices", "gradients", "moments"]].sum() * 2**20
+    assert recorded == pytest.approx(measured, abs=4 * 2**20 * 0.0005)  # the table has three decimals
+    assert f"({measured:,} bytes predicted, {measured:,} measured in the run)" in plots.memory_of_run(trace).caption
+    dense = memory.predicted("dense", trace.width, n_labels) / 2**20
+    logits = 2 * trace.recipe.batch_size * n_labels * 4 / 2**20
+    assert table.loc["its dense twin", "total"] == pytest.approx(dense + logits, abs=0.001)
+    with pytest.raises(ValueError, match="a sparse layer of single labels in float32.*; the run is dense"):
+        plots.memory_of_run(traces["dense"])
 
 
 def test_compare_gives_mean_and_span_of_the_last_evaluations(traces):

@@ -1,12 +1,13 @@
 """Figures of corpora and traces: pure functions that return a `Picture`. Needs plotly and pandas (the extra `lab`)."""
 
-from .bills import memory_by_method, memory_by_part, steps_and_memory
+from .bills import memory_by_method, memory_by_part, memory_of_run, steps_and_memory
 from .connections import (
     age,
     churn,
     churn_by_frequency,
     connectivity,
     exploration,
+    gather,
     in_degree,
     in_degree_drift,
     magnitudes,
@@ -34,7 +35,7 @@ from .tail import long_tail
 from .traffic import memory_traffic
 
 __all__ = ["BINS", "CONFIG", "Picture", "age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",
-           "dense_twin", "exploration", "gradient_budget", "gradient_by_block", "gradient_norm", "in_degree",
+           "dense_twin", "exploration", "gather", "gradient_budget", "gradient_by_block", "gradient_norm", "in_degree",
            "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_by_method",
-           "memory_by_part", "memory_ledger", "memory_traffic", "method_of", "overlap", "per_bin", "planted_support",
-           "precision", "steps_and_memory", "survival"]
+           "memory_by_part", "memory_ledger", "memory_of_run", "memory_traffic", "method_of", "overlap", "per_bin",
+           "planted_support", "precision", "steps_and_memory", "survival"]

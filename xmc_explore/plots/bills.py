@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from .. import memory
-from .drawing import line, listed, log_axis, number, panels, picture
+from ..trace import Trace
+from .drawing import line, listed, log_axis, method_of, number, panels, picture
 from .picture import Picture
 from .style import AUXILIARY, DENSE, INK, METHODS, RUNS
 
@@ -71,34 +73,79 @@ def memory_by_part(dataset: str = "Amazon-3M", width: int = 768, **options: Any)
     entries["part"] = entries["part"].replace({"biases": "weights"})
     parts = entries.pivot_table(index="method", columns="part", values="bytes", aggfunc="sum", sort=False) / GIB
     parts = parts[list(PARTS)].fillna(0)
+    figure = _bars(f"Where the bytes go: {dataset}, {n_labels:,} labels", parts, "GiB")
+    sparse, dense = parts.loc["fixed fan-in, int16"], parts.loc["dense"]
+    return picture(figure, f"Of the {dense.sum():.3g} GiB of the dense layer {dense['weights']:.3g} are weights, and "
+                           f"{dense['gradients'] + dense['moments']:.3g} their gradients and moments; fixed fan-in has "
+                           f"{sparse.sum():.3g} GiB, of which logits are {sparse['logits']:.3g}, and ELMO in bfloat16 "
+                           f"{parts.loc['ELMO bfloat16'].sum():.3g}, nearly all of it weights.",
+                   *_in_words(parts, "GiB"))
+
+
+def memory_of_run(trace: Trace) -> Picture:
+    """Where the bytes of a recorded run's sparse output layer went, and those of its dense twin: a piece a part.
+
+    Both by `memory.parts`, with the sizes, the batch and the optimizer of the run; the caption has what the run itself
+    measured, without logits, after its first step. Raises ValueError for a run whose output layer is not a sparse one
+    of single labels, trained with an optimizer and logits.
+    """
+    recipe, n_labels = trace.recipe, len(trace.label_frequency)
+    if (recipe.output, recipe.output_update, recipe.logits, recipe.group_size) != ("sparse", "optimizer", "plain", 1) \
+            or recipe.head_share or recipe.output_dtype != "float32":
+        raise ValueError(f"this bill is one of a sparse layer of single labels in float32, trained with an optimizer "
+                         f"and logits; the run is {method_of(recipe)}, output_update={recipe.output_update!r}, "
+                         f"logits={recipe.logits!r}")
+    moments = int(recipe.momentum > 0) if recipe.output_optimizer == "sgd" else 2
+    logits = 2 * recipe.batch_size * n_labels * memory.BYTES
+    rows = {"its dense twin": memory.parts("dense", trace.width, n_labels, moments=moments),
+            "as recorded": memory.parts("sparse", trace.width, n_labels, recipe.fan_in, moments=moments)}
+    rows = {name: {**taken, "weights": taken["weights"] + taken["biases"], "mask": 0, "logits": logits}
+            for name, taken in rows.items()}
+    parts = pd.DataFrame(rows).T[list(PARTS)].rename_axis("method") / MIB
+    dense, sparse = (parts.loc[name].drop("logits").sum() for name in rows)
+    found = trace.events["step"][0]["output_bytes"]
+    figure = _bars(f"What a recorded layer takes in training: {n_labels:,} labels, {trace.width} features", parts,
+                   "MiB")
+    return picture(figure, f"Without logits the recorded layer, {recipe.fan_in} connections a label, takes "
+                           f"{sparse:.3g} MiB by the ledger ({sparse * MIB:,.0f} bytes predicted, {found:,} measured "
+                           f"in the run) and its dense twin {dense:.3g} MiB, {dense / sparse:.0f} times as much; the "
+                           f"logits of {recipe.batch_size} documents and their gradients take {logits / MIB:.2g} MiB "
+                           f"in both.",
+                   *_in_words(parts, "MiB"))
+
+
+def _in_words(parts: pd.DataFrame, unit: str) -> tuple[pd.DataFrame, str]:
+    """The table and the description of bars."""
+    total = parts.sum(axis=1)
+    return (parts.assign(total=total).round(3).reset_index(),
+            f"Bars of {unit}: " + listed(f"{name} {v:.3g}" for name, v in total.items()) + ".")
+
+
+def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
+    """A bar a row, a piece a part, in a unit."""
     total, at = parts.sum(axis=1), np.arange(len(parts))
-    figure = panels(f"Where the bytes go: {dataset}, {n_labels:,} labels", [""], title_text="GiB",
-                    range=[0, 1.17 * total.max()])
-    figure.update_layout(hovermode="closest", height=140 + 38 * len(parts))
+    figure = panels(title, [""], title_text=unit, range=[0, 1.17 * total.max()])
+    figure.update_layout(hovermode="closest", height=max(140 + 38 * len(parts), 300))  # the legend needs its room
     figure.update_yaxes(tickvals=at, ticktext=list(parts.index), range=[len(parts) - 0.5, -0.5], ticks="",
                         showgrid=False)
     start = np.zeros(len(parts))
     for part, look in PARTS.items():
         size = parts[part].to_numpy()
         there = size > 0
+        if not there.any():
+            continue
         ends = np.stack([start, start + size, np.full(len(size), np.nan)], 1)[there].ravel()
         figure.add_scatter(x=ends, y=np.repeat(at[there], 3), name=f"{part}, bar", mode="lines", showlegend=False,
                            legendgroup=part, line=dict(color=look.color, dash="solid", width=9), hoverinfo="skip")
         seen = there & (size > 0.035 * total.max())  # on a smaller piece the mark would hide the next
         figure.add_scatter(x=(start + size / 2)[seen], y=at[seen], name=part, mode="markers", legendgroup=part,
                            marker=dict(color=look.color, symbol=look.symbol, size=15), customdata=size[seen],
-                           hovertemplate=f"{part} %{{customdata:.3g}} GiB<extra></extra>")
+                           hovertemplate=f"{part} %{{customdata:.3g}} {unit}<extra></extra>")
         start += size
-    figure.add_scatter(x=total, y=at, name="total", mode="text", text=[f"{v:.3g} GiB" for v in total],
+    figure.add_scatter(x=total, y=at, name="total", mode="text", text=[f"{v:.3g} {unit}" for v in total],
                        textposition="middle right", showlegend=False, hoverinfo="skip",
                        marker=dict(color=INK, symbol="circle"))
-    sparse, dense = parts.loc["fixed fan-in, int16"], parts.loc["dense"]
-    return picture(figure, f"Of the {dense.sum():.3g} GiB of the dense layer {dense['weights']:.3g} are weights, and "
-                           f"{dense['gradients'] + dense['moments']:.3g} their gradients and moments; fixed fan-in has "
-                           f"{sparse.sum():.3g} GiB, of which logits are {sparse['logits']:.3g}, and ELMO in bfloat16 "
-                           f"{parts.loc['ELMO bfloat16'].sum():.3g}, nearly all of it weights.",
-                   parts.assign(total=total).round(3).reset_index(),
-                   "Bars of GiB: " + listed(f"{name} {v:.3g}" for name, v in total.items()) + ".")
+    return figure
 
 
 def steps_and_memory(seconds: Sequence[float], resident: Sequence[int], limits: Mapping[str, int],

@@ -133,6 +133,47 @@ def in_degree(trace: Trace, frame: int = -1) -> Picture:
                            f"{n_features:,} features, {'; '.join(said)}.", table_of(figure, "rank"))
 
 
+def gather(trace: Trace, tile: int = 0, block: int = 32, frame: int = -1) -> Picture:
+    """What a kernel reads for one tile of `block` labels: a dot a connection.
+
+    Below, how many labels of the whole layer read each feature, with a dot at those of the tile. Labels stand in the
+    order of the corpus, as a kernel has them. `frame` counts `trace.frames`. Raises ValueError for a tile that is not
+    there.
+    """
+    _first_indices(trace)  # says why there are none
+    indices, width = trace.connectivity(frame), trace.width
+    tiles = -(-len(indices) // block)
+    if not 0 <= tile < tiles:
+        raise ValueError(f"tile={tile}: {len(indices):,} labels make tiles 0 to {tiles - 1} of {block}")
+    rows = indices[tile * block:(tile + 1) * block]
+    features = np.unique(rows)
+    degree = probes.in_degree(indices, width)
+    figure = panels(f"What one program reads: labels {tile * block} to {tile * block + len(rows) - 1}",
+                    ["label", "labels reading it"], [0.6, 0.4], title_text="feature", range=[-1, width])
+    label = tile * block + np.repeat(np.arange(len(rows)), rows.shape[1])
+    figure.add_scatter(x=rows.ravel(), y=label, name="a connection", mode="markers", showlegend=False,
+                       marker=dict(color=RUNS[0].color, symbol="circle", size=6), line_dash="solid",
+                       hovertemplate="label %{y} reads feature %{x}<extra></extra>")
+    line(figure, np.arange(width), degree, "all labels", DENSE, row=2, width=1)
+    figure.data[-1].mode = "lines"
+    figure.add_scatter(x=features, y=degree[features], yaxis="y2", name="features of this tile", mode="markers",
+                       showlegend=False, line_dash="solid",
+                       marker=dict(color=RUNS[0].color, symbol="circle", size=6),
+                       hovertemplate="feature %{x}: %{y} labels<extra></extra>")
+    figure.update_layout(hovermode="closest", yaxis_range=[label.max() + 0.7, label.min() - 0.7],
+                         yaxis2_rangemode="tozero")
+    names = trace.label_names
+    table = pd.DataFrame({"label": [names[tile * block + i] for i in range(len(rows))],
+                          "reads": [" ".join(map(str, sorted(row))) for row in rows]})
+    apart = np.abs(np.diff(np.sort(rows, 1))).mean()
+    return picture(figure, f"The {len(rows)} labels of this tile ask for {rows.size} features, {len(features)} of the "
+                           f"{width} different ones; the neighbours in a row lie {apart:.0f} apart on average, and a "
+                           f"feature is read by {degree.min()} to {degree.max()} labels of the {len(indices):,} "
+                           f"({rows.shape[1] * len(indices) / width:.1f} on average).", table,
+                   f"Dots, label by feature, scattered without a pattern: {rows.size} connections of {len(rows)} "
+                   f"labels; below, how many labels read each of {width} features, {degree.min()} to {degree.max()}.")
+
+
 # --- how connections are born, live and die ------------------------------------------------------------------------
 
 
