@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from corpus_for_tests import tiny_corpus
+from dense_for_tests import TOLERANCE, USABLE, close, dense_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,12 +20,10 @@ from xmc_explore.layers import fixed_fan_in
 from xmc_explore.layers.fixed_fan_in import index_dtype, random_indices
 from xmc_explore.training import Run, TrainingError
 
-USABLE = [name for name, b in xe.backends().items() if b.usable and (not b.devices or "cpu" in b.devices)]
 SHAPES = [(1, 1, 1, 1), (3, 5, 7, 2), (64, 96, 33, 8), (5, 17, 300, 17), (2, 8, 1, 3), (33, 100, 1000, 31),
           (0, 6, 4, 2)]
 # Triton's interpreter takes some 50 microseconds for each operation of each program; test_triton.py has its own shapes.
 CASES = [(name, shape) for name in USABLE for shape in SHAPES if name != "triton" or max(shape) < 100]
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
 def make(d, n_labels, k, dtype=torch.float64, backend="reference", seed=0):
@@ -33,21 +32,6 @@ def make(d, n_labels, k, dtype=torch.float64, backend="reference", seed=0):
     with torch.no_grad():
         layer.bias.uniform_(-1, 1, generator=g)
     return layer
-
-
-def dense_result(layer, x, grad):
-    """Output and gradients of a dense float64 layer with the same entries."""
-    x = x.detach().double().requires_grad_()
-    weight = layer.to_dense().double().requires_grad_()
-    bias = layer.bias.detach().double().requires_grad_()
-    y = torch.nn.functional.linear(x, weight, bias)
-    y.backward(grad.double())
-    return y.detach(), x.grad, weight.grad.gather(1, layer.indices.long()), bias.grad
-
-
-def close(found, expected, dtype):
-    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
 @pytest.mark.parametrize(("backend", "shape"), CASES, ids=str)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from dense_for_tests import TOLERANCE, USABLE, close, dense_result
 from torch.nn.functional import linear
 
 import xmc_explore as xe
@@ -11,10 +12,8 @@ from xmc_explore.layers import grouped_fixed_fan_in
 from xmc_explore.logit_free import logit_gradient, loss_by_chunks, step_in_place, top_labels
 from xmc_explore.model import LOSSES
 
-USABLE = [name for name, b in xe.backends().items() if b.usable and (not b.devices or "cpu" in b.devices)]
 SHAPES = [(1, 1, 1, 1, 1), (3, 5, 7, 2, 3), (64, 96, 33, 8, 16), (5, 17, 300, 17, 16), (2, 8, 1, 3, 4),
           (33, 100, 1000, 31, 7), (0, 6, 4, 2, 2), (130, 40, 96, 16, 32), (17, 9, 64, 4, 1)]  # B, D, L, K, G
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 OP, BACKWARD = torch.ops.xmc_explore.grouped_fixed_fan_in, torch.ops.xmc_explore.grouped_fixed_fan_in_backward
 
 
@@ -27,21 +26,6 @@ def make(d, n_labels, k, size, dtype=torch.float64, backend="reference", shuffle
         with torch.no_grad():
             layer.bias.uniform_(-1, 1, generator=g)
     return layer
-
-
-def dense_result(layer, x, grad):
-    """Output and gradients of a dense float64 layer with the same entries."""
-    x = x.detach().double().requires_grad_()
-    weight = layer.to_dense().double().requires_grad_()
-    bias = layer.bias.detach().double().requires_grad_()
-    y = linear(x, weight, bias)
-    y.backward(grad.double())
-    return y.detach(), x.grad, weight.grad.gather(1, layer.indices_of(slice(None)).long()), bias.grad
-
-
-def close(found, expected, dtype):
-    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
 @pytest.mark.parametrize("backend", USABLE)

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from dense_for_tests import USABLE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmc_explore as xe
@@ -31,7 +32,6 @@ def batch(size=6, dtype=torch.float64, n_labels=L, seed=2, share=0.15):
     return torch.randn(size, D, dtype=dtype, generator=g), rows[shuffled], columns[shuffled]
 
 
-USABLE = [b.name for b in xe.backends().values() if b.usable and (not b.devices or "cpu" in b.devices)]
 LAYERS = [("dense", "auto"), *(("sparse", name) for name in USABLE)]
 
 
