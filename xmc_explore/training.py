@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ class Run:
     Everything random comes from the recipe's seed through generators of its own: the same recipe on the same machine
     gives the same run, and leaves the random state of the process alone.
     """
+
+    def __new__(cls, *_: Any, **__: Any) -> Run:
+        # The first optimizer of a process loads this. Its import leaves a cycle of frames that would reach __init__'s,
+        # and hold the run, its model and its temporary folder until the next collection of cycles.
+        import_module("torch._dynamo")
+
+        return super().__new__(cls)
 
     def __init__(self, corpus: Corpus, recipe: Recipe, *, steps: int | None = None, out: str | Path | None = None,
                  device: str | torch.device | None = None, branched_from: dict[str, Any] | None = None):
