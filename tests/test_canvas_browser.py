@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+from frames_for_tests import drawn
 from jupyter_browser import jupyter_lab, open_notebook, write_notebook
 from playwright.sync_api import Locator, expect
 
@@ -20,6 +23,14 @@ view"""
 TWO = """\
 both = xe.scrub({"SET": trace, "SET + auxiliary": xe.load_recording("calls-small-auxiliary")})
 both"""
+HUGE = (60_000, 16, 64, 1)  # 960,000 slots: more than a browser is sent at once
+MANY = f"""\
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import xmc_explore as xe
+from frames_for_tests import drawn
+many = xe.scrub(drawn(*{HUGE}))
+many"""
 LINKED = """\
 linked = xe.scrub(trace, xe.plots.per_bin(trace))
 linked"""
@@ -286,12 +297,14 @@ def test_two_runs_under_one_slider_and_their_difference(opened):
     opened.page.wait_for_timeout(300)
     opened.screenshot("canvas-two")
     opened.page.get_by_role("button", name="difference").click()
-    expect(first.root.locator(".xmc-scale")).to_contain_text("only SET")
+    expect(first.root.locator(".xmc-scale")).to_contain_text("SET + auxiliary both")
     expect(second.root).to_be_hidden()
     for _ in range(8):
         first.key("ArrowRight")
     first.expect_frame(9)
     expect(first.caption).to_contain_text("in both")
+    expect(opened.page.get_by_text("SET and SET + auxiliary, the difference")).to_be_visible()
+    expect(first.root.get_by_label("What the colour of a connection says")).to_be_hidden()
     opened.page.wait_for_timeout(300)
     opened.screenshot("canvas-difference")
     for _ in range(12):
@@ -321,6 +334,41 @@ def test_nothing_went_wrong_and_nothing_was_asked_of_the_network(opened, server)
     assert opened.foreign_requests(server) == []
 
 
+def test_of_a_large_layer_the_rows_in_sight_are_fetched(browser, server):
+    store = drawn(*HUGE)
+    assert store.seek(0).indices.size > 1 << 19
+    name = write_notebook(server.folder / "many.ipynb", MANY)
+    with open_notebook(browser, server, name) as opened:
+        opened.run_cell(0)
+        canvas = Canvas(opened.page)
+        canvas.expect_frame(1)
+        opened.wait_until_idle()
+        canvas.stage.focus()
+        canvas.stage.hover(position=canvas.spot(0.5, 0.6))
+        for _ in range(40):
+            opened.page.mouse.wheel(0, -200)
+        # The names beside the rows are those of labels in a row: none is left out.
+        opened.page.wait_for_function("""root => {
+            const labels = [...root.querySelectorAll('.xmc-row')].map((row) => Number(row.innerText.split(' ')[1]));
+            return labels.length > 10 && labels.every((label, i) => !i || label === labels[i - 1] + 1);
+        }""", arg=canvas.root.element_handle())
+        for row in (2, 7):
+            beside = canvas.root.locator(".xmc-row").nth(row)
+            words, box, stage = beside.inner_text(), beside.bounding_box(), canvas.stage.bounding_box()
+            opened.page.mouse.move(stage["x"] + 300, box["y"] + box["height"] / 2)
+            expect(canvas.detail.locator("b")).to_have_text(words)
+            label = int(words.split()[1])
+            reads = re.sub(r"new at step \d+:", "", canvas.detail.locator(".xmc-reads").inner_text())
+            assert sorted(map(int, re.findall(r"\d+", reads))) == sorted(store.seek(1).indices[label])
+        canvas.key("Home")
+        canvas.expect_frame(0)
+        expect(canvas.detail.locator("b")).to_have_text(words)
+        expect(canvas.detail.locator(".xmc-reads")).to_have_text(
+            "reads " + " ".join(map(str, np.sort(store.seek(0).indices[label]))))
+        opened.screenshot("canvas-many-labels")
+        assert opened.cell_errors() == [] and opened.errors == []
+
+
 def test_less_motion_where_less_is_wanted(browser, server):
     name = write_notebook(server.folder / "still.ipynb", ONE)
     with open_notebook(browser, server, name, reduced_motion="reduce") as opened:
@@ -344,6 +392,17 @@ def test_a_reopened_notebook_shows_a_picture(browser, server):
     server.end_kernel(name)
     with open_notebook(browser, server, name) as opened:
         expect(opened.page.locator(".xmc-saved img")).to_be_visible(timeout=30_000)
-        assert opened.page.locator(".xmc-saved img").evaluate("node => node.naturalWidth") > 100
-        opened.page.locator(".xmc-saved img").scroll_into_view_if_needed()
+        still = opened.page.locator(".xmc-saved img")
+        still.scroll_into_view_if_needed()
+        colours, share = still.evaluate("""node => {
+            const sheet = document.createElement('canvas');
+            [sheet.width, sheet.height] = [node.naturalWidth, node.naturalHeight];
+            const pen = sheet.getContext('2d');
+            pen.drawImage(node, 0, 0);
+            const pixels = [...new Uint32Array(pen.getImageData(0, 0, sheet.width, sheet.height).data.buffer)];
+            return [new Set(pixels).size, pixels.filter(Boolean).length / pixels.length];
+        }""")
+        assert colours > 10 and 0.02 < share < 0.9  # connections of several ages, and what is not connected
+        assert re.match(r"Rewire at step [\d,]+: .* connections moved; .*Rows are labels", still.get_attribute("alt"))
+        expect(opened.page.get_by_text("run the cell to scrub")).to_be_visible()
         opened.screenshot("canvas-reopened")

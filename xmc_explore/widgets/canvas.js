@@ -30,7 +30,6 @@ function add(parent, tag, name, attributes = {}) {
   return node;
 }
 
-const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const count = (n) => n.toLocaleString("en");
 
 function isDark() { // of the page: what is rendered here may not be on it yet
@@ -159,7 +158,10 @@ function render({ model, el }) {
 
   const bandOf = (row) => edges().findLast((band) => band.row <= picture.places[row]);
   const rowOf = (label) => (picture && label >= 0 ? picture.labels.indexOf(label) : -1);
-  const yOf = (share, height) => { const [top, bottom] = model.get("view"); return ((share - top) / (bottom - top)) * height; };
+  const yOf = (share, height) => {
+    const [top, bottom] = model.get("view");
+    return ((share - top) / (bottom - top)) * height;
+  };
   const columnOf = (feature) => picture.columns[feature];
 
   // --- zoom and pan
@@ -186,7 +188,8 @@ function render({ model, el }) {
     const closeRows = !columnsOnly && (factor > 1 ? tall > least.rows * 1.001 : wide > 0.999);
     if (closeRows) tall = clamp(tall / factor, least.rows, 1);
     else wide = clamp(wide / factor, least.columns, 1);
-    look([at - y * tall, at + (1 - y) * tall, left + x * (right - left - wide), left + x * (right - left - wide) + wide]);
+    const start = left + x * (right - left - wide);
+    look([at - y * tall, at + (1 - y) * tall, start, start + wide]);
   }
 
   function move(down, across) {
@@ -233,35 +236,7 @@ function render({ model, el }) {
       from: line(band.top), to: line(band.top + band.height), rows: band.rows / (band.height * raster.scale),
       dim: brushed && brushed !== band.name ? 0.18 : 1,
     })), isLoud());
-    if (raster.gap && (picture.pair || isLoud())) cues(pen, sight, ratio);
     mark();
-  }
-
-  // The second cue, where there is room for it: who died is hollow; who is in one of two runs only is half.
-  function cues(pen, { first, last }, ratio) {
-    const [top, , left] = model.get("view"), { cell, scale: scaleY } = raster;
-    const box = (row, feature) => {
-      const tall = Math.max((bottoms[row] - tops[row]) * scaleY - 1, 1);
-      return [(picture.columns[feature] / picture.width - left) * cell * picture.width, (tops[row] - top) * scaleY,
-        cell - 1, tall];
-    };
-    if (picture.pair) {
-      for (let row = first; row <= last; row++) {
-        for (let slot = row * picture.fan_in; slot < (row + 1) * picture.fan_in; slot++) {
-          const value = picture.values[slot];
-          if (value !== 1 && value !== 2) continue;
-          const [x, y, wide, tall] = box(row, picture.features[slot]);
-          pen.clearRect(x, value === 1 ? y + tall / 2 : y, wide, tall / 2);
-        }
-      }
-      return;
-    }
-    (picture.dead_rows ?? []).forEach((row, i) => {
-      if (row < first || row > last) return;
-      const [x, y, wide, tall] = box(row, picture.dead_features[i]);
-      const line = Math.max(1, Math.round(1.5 * ratio));
-      if (tall > 4 * line) pen.clearRect(x + line, y + line, wide - 2 * line, tall - 2 * line);
-    });
   }
 
   // What lies over the picture: the pinned row, the row pointed at, what is in sight of the whole.
@@ -298,8 +273,9 @@ function render({ model, el }) {
     }
     pen.fillStyle = colors.ink;
     pen.globalAlpha = 0.45;
-    if (bottom - top < 0.999) pen.fillRect(width - 4 * ratio, top * height, 3 * ratio, Math.max((bottom - top) * height, 6 * ratio));
-    if (right - left < 0.999) pen.fillRect(left * width, height - 4 * ratio, Math.max((right - left) * width, 6 * ratio), 3 * ratio);
+    const tall = Math.max((bottom - top) * height, 6 * ratio), wide = Math.max((right - left) * width, 6 * ratio);
+    if (bottom - top < 0.999) pen.fillRect(width - 4 * ratio, top * height, 3 * ratio, tall);
+    if (right - left < 0.999) pen.fillRect(left * width, height - 4 * ratio, wide, 3 * ratio);
     pen.globalAlpha = 1;
   }
 
@@ -336,7 +312,7 @@ function render({ model, el }) {
   function say() {
     const shown = picture !== null;
     main.classList.toggle("xmc-empty", !shown);
-    caption.textContent = model.get("caption");
+    caption.textContent = model.get("caption").replaceAll(" %", "\u00a0%");
     caption.setAttribute("aria-live", model.get("playing") ? "off" : "polite");
     canvas.setAttribute("aria-label", "Connectivity of the output layer. " + model.get("caption"));
     const frames = model.get("frames");
@@ -347,12 +323,13 @@ function render({ model, el }) {
     play.textContent = runs ? "⏸" : "▶";
     play.title = runs ? "Pause" : "Play";
     play.setAttribute("aria-label", play.title);
-    if (shown) where.textContent = `frame ${picture.number + 1} of ${Math.max(frames, 1)} · step ${count(picture.step)}`;
+    const of = Math.max(frames, 1);
+    if (shown) where.textContent = `frame ${picture.number + 1} of ${of} · step ${count(picture.step)}`;
     color.value = model.get("color");
     order.value = model.get("order");
     order.title = TIPS[order.value];
     if (shown) {
-      color.disabled = picture.pair !== null;
+      color.parentElement.hidden = picture.pair !== null; // the legend says what is coloured how
       scaleWords();
       axisWords();
       bandWords();
@@ -367,15 +344,15 @@ function render({ model, el }) {
       `${levels.map((level) => css(paint[level]))})"></i>`;
     if (picture.pair) {
       scale.replaceChildren();
-      for (const [level, name, text] of [[2, "xmc-upper", `only ${picture.pair[0]}`], [3, "xmc-lower", `only ${picture.pair[1]}`],
-        [1, "xmc-spot", "both"]]) {
+      const [a, b] = picture.pair;
+      for (const [level, name, text] of [[2, "xmc-upper", a], [3, "xmc-lower", b], [1, "xmc-spot", "both"]]) {
         scale.insertAdjacentHTML("beforeend", spot(level, name));
         scale.append(` ${text} `);
       }
-      scale.title = "";
+      scale.title = `Connections that only ${a} has, that only ${b} has, and that both have`;
     } else if (model.get("color") === "weight") {
-      scale.innerHTML = picture.weight ? `−${picture.largest.toPrecision(2)} ${strip(255, 1, 254)} +${picture.largest.toPrecision(2)}`
-        : "no weights were recorded";
+      const largest = picture.weight && picture.largest.toPrecision(2);
+      scale.innerHTML = largest ? `−${largest} ${strip(255, 1, 254)} +${largest}` : "no weights were recorded";
       scale.title = picture.weight ? `Weights as recorded at step ${count(picture.weight_step)}` : "";
     } else if (model.get("color") === "change") {
       scale.innerHTML = `${spot(3, "xmc-spot")} born ${spot(2, "xmc-hollow")} died ${spot(1, "xmc-spot")} stayed`;
@@ -492,7 +469,8 @@ function render({ model, el }) {
         if (frame < frames && features[frame * fanIn + k] === feature) continue;
         if (feature < picture.width) {
           pen.fillStyle = css(paint[from === 0 ? 1 : Math.round(60 + (195 * from) / frames)]);
-          pen.fillRect(columnOf(feature) * column, from * each, Math.max(column, 1.5), Math.max((frame - from) * each - 0.4, 0.6));
+          const lived = Math.max((frame - from) * each - 0.4, 0.6);
+          pen.fillRect(columnOf(feature) * column, from * each, Math.max(column, 1.5), lived);
         }
         if (frame < frames) moves += 1;
         from = frame;
@@ -500,7 +478,8 @@ function render({ model, el }) {
     }
     pen.fillStyle = colors.ink;
     pen.fillRect(0, picture.number * each, wide, 1);
-    const text = `Its ${count(frames)} frames from top to bottom: ${count(moves)} connections replaced. The line is this frame.`;
+    const text = `Its ${count(frames)} frames from top to bottom: ${count(moves)} connections replaced. ` +
+      "The line is this frame.";
     sheet.setAttribute("aria-label", text);
     add(box, "figcaption", "").textContent = text;
   }
@@ -534,9 +513,13 @@ function render({ model, el }) {
 
   const spotOf = (event) => {
     const box = canvas.getBoundingClientRect();
-    return { x: clamp((event.clientX - box.left) / box.width, 0, 1), y: clamp((event.clientY - box.top) / box.height, 0, 1) };
+    const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    return { x: clamp(x, 0, 1), y: clamp(y, 0, 1) };
   };
-  const rowUnder = ({ y }) => { const [top, bottom] = model.get("view"); return rowAt(top + y * (bottom - top)); };
+  const rowUnder = ({ y }) => {
+    const [top, bottom] = model.get("view");
+    return rowAt(top + y * (bottom - top));
+  };
 
   stage.addEventListener("pointerdown", (event) => {
     if (!picture || event.button) return;
@@ -559,11 +542,12 @@ function render({ model, el }) {
       const [a, b] = [...pointers.values()];
       return zoom(apart() / before, (a.y + b.y) / 2, (a.x + b.x) / 2);
     }
-    if (!press.moved && Math.hypot((spot.x - press.spot.x) * canvas.clientWidth, (spot.y - press.spot.y) * canvas.clientHeight) < 4) return;
+    const down = press.spot.y - spot.y, across = press.spot.x - spot.x;
+    if (!press.moved && Math.hypot(across * canvas.clientWidth, down * canvas.clientHeight) < 4) return;
     press.moved = true;
     if (press.shift) return;
     const [top, bottom, left, right] = press.view;
-    const dy = (press.spot.y - spot.y) * (bottom - top), dx = (press.spot.x - spot.x) * (right - left);
+    const dy = down * (bottom - top), dx = across * (right - left);
     look([top + dy, bottom + dy, left + dx, right + dx]);
   });
   const released = (event) => {
@@ -598,7 +582,8 @@ function render({ model, el }) {
   function stepOn() { // the next frame is asked for when this one is on the screen
     clearTimeout(playing);
     if (!model.get("playing") || model.get("frames") < 2 || !model.get("transport")) return;
-    if (picture && picture.number >= model.get("frames") - 1 && model.get("frame") >= model.get("frames") - 1) return send({ playing: false });
+    const last = model.get("frames") - 1;
+    if (picture && picture.number >= last && model.get("frame") >= last) return send({ playing: false });
     playing = setTimeout(() => frameTo(model.get("frame") + 1), PLAY);
   }
 
@@ -619,7 +604,8 @@ function render({ model, el }) {
     const from = pointed >= 0 ? pointed : rowOf(model.get("pinned"));
     const row = from < 0 ? rowAt(model.get("view")[0]) : clamp(from + by, 0, tops.length - 1);
     const [top, bottom] = model.get("view");
-    if (tops[row] < top || bottoms[row] > bottom) move((tops[row] < top ? tops[row] - top : bottoms[row] - bottom) / (bottom - top), 0);
+    const beyond = tops[row] < top ? tops[row] - top : Math.max(bottoms[row] - bottom, 0);
+    if (beyond) move(beyond / (bottom - top), 0);
     point(row);
     spoken.textContent = `${model.get("names")[row]}${about(row)}`;
   };
@@ -629,7 +615,10 @@ function render({ model, el }) {
     Home: () => frameTo(0), End: () => frameTo(model.get("frames") - 1),
     " ": () => send({ playing: !model.get("playing") }),
     Enter: () => pin(pointed),
-    Escape: () => (!help.hidden ? toggleHelp(false) : send(model.get("pinned") >= 0 ? { pinned: -1 } : { brushed: "" })),
+    Escape: () => {
+      if (!help.hidden) toggleHelp(false);
+      else send(model.get("pinned") >= 0 ? { pinned: -1 } : { brushed: "" });
+    },
     "+": () => zoomHere(2), "=": () => zoomHere(2), "-": () => zoomHere(0.5), 0: () => look(FULL),
     c: () => next("color", COLORS), o: () => next("order", ORDERS),
     b: () => { equal = !equal; placeRows(); look(FULL); redraw(); },
@@ -688,8 +677,8 @@ function render({ model, el }) {
     colors = palettes(isDark());
     redraw();
   });
-  const heard = [["picture", take], ["bands", () => (take(), placeRows(), say())], ["history", remember], ["tick", ticked],
-    ["view", redraw], ["brushed", redraw], ["color", redraw], ["pinned", redraw], ["playing", played],
+  const heard = [["picture", take], ["bands", () => (take(), placeRows(), say())], ["history", remember],
+    ["tick", ticked], ["view", redraw], ["brushed", redraw], ["color", redraw], ["pinned", redraw], ["playing", played],
     ...["names", "scores", "caption", "frames", "order", "transport"].map((name) => [name, say])]
     .map(([name, act]) => [`change:${name}`, act]);
   heard.push(...["comm:close", "destroy"].map((event) => [event, () => (closed = true)]));

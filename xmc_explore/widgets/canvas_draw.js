@@ -2,22 +2,24 @@
 // level 0 is nothing. A palette is [red, green, blue, opacity] of each of 256 levels.
 
 const mix = (a, b, share) => a.map((x, i) => x + (b[i] - x) * share);
+const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
 const css = ([r, g, b, a]) => `rgba(${Math.round(r)},${Math.round(g)},${Math.round(b)},${a.toFixed(2)})`;
 
 const NEWBORN = { age: 255, change: 3 }; // the levels of what the last rewire has grown
 const LOUD = 2; // the level from which on a change stands out: died, born
 
 function palettes(dark) {
-  const old = dark ? [150, 150, 150, 0.7] : [128, 128, 128, 0.75], fresh = dark ? [240, 110, 195, 1] : [204, 60, 150, 1];
-  const minus = dark ? [120, 200, 60, 1] : [60, 130, 20, 1], gone = dark ? [90, 190, 230, 1] : [0, 110, 160, 1];
-  const faint = dark ? [150, 150, 150, 0.5] : [128, 128, 128, 0.45];
+  const old = dark ? [150, 150, 150, 0.7] : [128, 128, 128, 0.75];
+  const fresh = dark ? [240, 110, 195, 1] : [204, 60, 150, 1], minus = dark ? [120, 200, 60, 1] : [60, 130, 20, 1];
+  const gone = dark ? [90, 190, 230, 1] : [0, 110, 160, 1], faint = dark ? [160, 160, 160, 0.6] : [115, 115, 115, 0.5];
+  const both = dark ? [165, 165, 165, 0.85] : [95, 95, 95, 0.85];
   const only = dark ? [[86, 180, 233, 1], [240, 180, 60, 1]] : [[20, 120, 190, 1], [190, 130, 0, 1]];
   const of = (color) => Array.from({ length: 256 }, (_, level) => color(level));
   return {
     age: of((level) => mix(old, fresh, level / 255)),
     weight: of((level) => mix(faint, level % 2 ? minus : fresh, Math.sqrt((level >> 1) / 127))),
     change: of((level) => [faint, faint, gone, fresh][level] ?? faint), // stayed, died, born
-    pair: of((level) => [faint, faint, ...only][level] ?? faint), // in both, only in A, only in B
+    pair: of((level) => [both, both, ...only][level] ?? both), // in both, only in A, only in B
     ink: dark ? "#fff" : "#000",
   };
 }
@@ -52,50 +54,66 @@ class Raster {
   // `rows`: the first and the last in sight, and of all rows their tops and bottoms; `view`: what is in sight.
   fill(picture, levels, { first, last, tops, bottoms }, [top, bottom, left, right], { ratio, loud }) {
     const { width, height, best, seen } = this;
-    const { features, fan_in: fanIn, width: columns } = picture;
+    const { features, fan_in: fanIn, width: columns, pair, dead_rows: deadRows = [] } = picture;
     best.fill(0);
     seen.fill(0);
-    this.cell = width / (columns * (right - left)); // pixels of a column
-    this.gap = this.cell >= 6 * ratio ? 1 : 0;
     this.scale = height / (bottom - top);
-    // Where few connections are in sight each is drawn two CSS pixels wide, or it would be lost. What a rewire moved
-    // is not lost among what stayed.
-    const crowd = ((last + 1 - first) * fanIn * (right - left) * 4 * ratio * ratio) / (width * height);
+    this.usual = fanIn / columns / (pair ? 2 : 1); // of two runs, most are in both at first, and then take one slot
+    const cell = width / (columns * (right - left)), gap = cell >= 6 * ratio ? 1 : 0; // in pixels
+    // Where few connections are in sight each is drawn some CSS pixels wide, or it would be lost; and what a rewire
+    // moved is not lost among what stayed.
+    const inRow = fanIn * (right - left), tall = height / (last + 1 - first);
+    const crowd = (inRow * 4 * ratio * ratio) / (width * tall);
     const least = crowd < 0.3 ? Math.round(2 * ratio) : 1, most = Math.max(least, Math.round(1.5 * ratio));
-    const from = new Int32Array(columns + 1), to = [new Int32Array(columns + 1), new Int32Array(columns + 1)];
+    const broad = Math.round(clamp(tall / 3, least, 5 * ratio));
+    const wide = inRow * broad < 0.3 * width ? broad : least;
+    const from = new Int32Array(columns + 1), to = new Int32Array(columns + 1), toLoud = new Int32Array(columns + 1);
     this.across = new Uint16Array(width); // how many columns begin in a column of pixels
     for (let feature = 0; feature < columns; feature++) {
-      const x = (picture.columns[feature] / columns - left) * this.cell * columns;
+      const x = (picture.columns[feature] / columns - left) * cell * columns;
       if (x >= 0 && x < width) this.across[Math.floor(x)] += 1;
-      if (x + this.cell <= 0 || x >= width) continue; // and a label of a dense head reads beyond all features
-      from[feature] = Math.max(0, Math.floor(x));
-      [least, most].forEach((size, i) => {
-        to[i][feature] = Math.min(width, Math.max(from[feature] + size, Math.floor(x + this.cell) - this.gap));
-      });
+      if (x + cell <= 0 || x >= width) continue; // and a label of a dense head reads beyond all features
+      from[feature] = Math.floor(x);
+      to[feature] = Math.max(from[feature] + wide, Math.floor(x + cell) - gap);
+      toLoud[feature] = Math.max(to[feature], from[feature] + most);
     }
-    const put = (feature, level, y0, y1, ends) => {
-      const start = from[feature], wide = ends[feature] - start;
-      for (let i = y0 * width + start; i < y1 * width; i += width) {
-        for (let j = i; j < i + wide; j++) {
-          if (level > best[j]) best[j] = level;
-          seen[j] += 1;
+    const put = (x0, x1, y0, y1, level) => {
+      const start = Math.max(x0, 0), end = Math.min(x1, width);
+      for (let y = Math.max(y0, 0); y < y1 && y < height; y++) {
+        for (let i = y * width + start; i < y * width + end; i++) {
+          if (level > best[i]) best[i] = level;
+          seen[i] += 1;
         }
       }
     };
-    const { dead_rows: deadRows = [], dead_features: deadFeatures } = picture;
+    const hollow = (x0, x1, y0, y1, level) => {
+      const edge = Math.max(1, Math.round(Math.min(1.5 * ratio, (x1 - x0) / 5)));
+      if (x1 - x0 < 3 * edge || y1 - y0 < 3 * edge) return put(x0, x1, y0, y1, level);
+      put(x0, x1, y0, y0 + edge, level);
+      put(x0, x1, y1 - edge, y1, level);
+      put(x0, x0 + edge, y0 + edge, y1 - edge, level);
+      return put(x1 - edge, x1, y0 + edge, y1 - edge, level);
+    };
     let dead = 0;
+    while (deadRows[dead] < first) dead += 1;
     for (let row = first; row <= last; row++) {
       const y = (tops[row] - top) * this.scale, end = (bottoms[row] - top) * this.scale;
-      const y0 = Math.max(0, Math.floor(y)), line = Math.floor(end) - (end - y > 6 * ratio ? 1 : 0);
-      const y1 = Math.min(height, Math.max(y0 + least, line)), y2 = Math.min(height, Math.max(y0 + most, line));
+      const y0 = Math.floor(y), line = Math.floor(end) - (end - y > 6 * ratio ? 1 : 0);
+      const y1 = Math.max(y0 + least, line), y2 = Math.max(y0 + most, line);
+      // The second cue, where there is room: who is in one of two runs only is half; who died is hollow.
+      const halves = pair && y1 - y0 >= 5 * ratio, middle = Math.round((y0 + y1) / 2);
       for (let slot = row * fanIn; slot < (row + 1) * fanIn; slot++) {
-        if (loud && levels[slot] >= LOUD) put(features[slot], levels[slot], y0, y2, to[1]);
-        else put(features[slot], levels[slot], y0, y1, to[0]);
+        const feature = features[slot], level = levels[slot], x0 = from[feature];
+        if (loud && level >= LOUD) put(x0, toLoud[feature], y0, y2, level);
+        else put(x0, to[feature], halves && level === 3 ? middle : y0, halves && level === 2 ? middle : y1, level);
       }
-      while (deadRows[dead] < row) dead += 1;
-      if (loud) for (; deadRows[dead] === row; dead++) put(deadFeatures[dead], LOUD, y0, y2, to[1]);
+      if (loud) {
+        for (; deadRows[dead] === row; dead++) {
+          const feature = picture.dead_features[dead];
+          hollow(from[feature], toLoud[feature], y0, y2, LOUD);
+        }
+      }
     }
-    this.usual = fanIn / columns;
   }
 
   // `bands`: where one begins and ends among the lines of pixels, rows in a line, and the share of its opacity.

@@ -96,6 +96,8 @@ class Scrub:
         elif self._first.in_difference:
             self._first.show(at)
         for other, (second, *_) in others:
+            heading = f"{name} and {other}, the difference" if self.difference else name
+            self._boxes[0].children[0].value = f"<b>{html.escape(heading)}</b>"
             self._boxes[list(self._runs).index(other)].layout.display = "none" if self.difference else None
             if not self.difference:
                 self.canvases[other].frame = _at_step(second, step)
