@@ -202,7 +202,7 @@ def test_the_figure_shows_the_trace(make):
     assert curve(lab, "main").x[-1] == 45 and curve(lab, "P@1").x.tolist() == [10, 20, 30, 40]
     lab.buttons["Reset"].click()
     painted(lab, lambda s: s.run == 2)
-    until(lambda: all(lab.charts.curve(i).x.size == 0 for i in range(len(LINES))))
+    until(lambda: all(len(lab.charts.curve(i).x) == 0 for i in range(len(LINES))))
 
 
 def test_the_auxiliary_curve_ends_where_its_objective_ends(make):
@@ -221,6 +221,28 @@ def test_thinning_keeps_the_last_point_and_moves_none(n):
     if n:
         assert steps[0] == 1 and steps[-1] == n
         assert len(set(np.diff(steps)[:-1].tolist())) <= 1
+
+
+def test_the_budget_of_the_gradient_has_a_panel_once_it_was_probed(make):
+    lab = make()
+    lab.run(3)
+    assert not lab.charts.figure.layout.yaxis5.visible and lab.charts.figure.layout.yaxis.domain[0] > 0.5
+    lab.budget.value = True
+    until(lambda: "probe_interval = 40, probes = budget" in words(lab.message))
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    trace = lab.run(80)
+    for name in ("head", "torso", "tail", "auxiliary"):
+        steps, values = trace.history(f"budget/share/{name}")
+        assert steps.tolist() == [40, 80]
+        np.testing.assert_allclose(curve(lab, f"budget/share/{name}").y, values, rtol=1e-6)
+    layout = lab.charts.figure.layout
+    assert layout.yaxis5.visible and layout.yaxis5.domain[1] < layout.yaxis3.domain[0] < layout.yaxis.domain[0]
+    lab.budget.value = False
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 3 and s.state == "paused")
+    until(lambda: not lab.charts.figure.layout.yaxis5.visible)
+    assert lab.recipe.probe_interval == 0
 
 
 def test_the_picture_shows_the_connectivity_of_the_trace(make):

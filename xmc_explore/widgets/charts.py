@@ -35,8 +35,13 @@ LINES = (
     Line("all", "step", "grad", (2, 1)),
     *(Line(name, "eval", f"{metric}{part}", (row, 2)) for row, metric in ((1, "P@1"), (2, "recall@5"))
       for name, part in (("all", ""), *((name, f"/{name}") for name in BIN_NAMES))),
+    *(Line(name, "probe", f"budget/share/{name}", (3, 1)) for name in (*BIN_NAMES, "auxiliary")),
 )
-TITLES = ("loss", "P@1 and its parts, %", "gradient norm of the encoder", "recall@5, %")  # row by row
+TITLES = ("loss", "P@1 and its parts, %", "gradient norm of the encoder", "recall@5, %",  # row by row
+          "who pushes the encoder: share")
+# Where the panels of each column stand, from top to bottom; the budget of the gradient has one once it was probed.
+TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26))
+TITLE_GAP = 0.01
 RUN_DASH = {"A": "solid", "B": "dash"}
 LOOKS = {"all": ALL, "auxiliary": AUXILIARY, **BINS}
 
@@ -52,8 +57,8 @@ class Charts:
     """
 
     def __init__(self):
-        figure = make_subplots(rows=2, cols=2, shared_xaxes="all", horizontal_spacing=0.12, vertical_spacing=0.16,
-                               subplot_titles=TITLES)
+        figure = make_subplots(rows=3, cols=2, shared_xaxes="all", horizontal_spacing=0.12, vertical_spacing=0.16,
+                               specs=[[{}, {}], [{}, {}], [{}, None]], subplot_titles=TITLES)
         for name in ("A", "B"):  # in the legend alone
             figure.add_scatter(x=[None], y=[None], name=name, mode="lines", line=dict(color=INK, dash=RUN_DASH[name]),
                                visible=False, row=1, col=1)
@@ -74,10 +79,13 @@ class Charts:
                                          font_size=13))
         figure.update_annotations(font_size=13, font_color=INK)
         figure.update_xaxes(nticks=5, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
-        figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), row=2)
+        figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), showticklabels=True)
         figure.update_yaxes(nticks=5, hoverformat=".3~g")
         figure.update_yaxes(rangemode="tozero", col=2)
-        figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS], col=1)
+        for row in (1, 2):
+            figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS], row=row, col=1)
+        self._budget = False
+        _arrange(figure, self._budget)
         self.figure = Figure(figure)
         self.figure._config = self.figure._config | CONFIG | {"displayModeBar": False}
         n = len(LINES)
@@ -93,6 +101,10 @@ class Charts:
     def draw(self, snapshot: Snapshot, cursor: int | None = None) -> None:
         """Bring the curves up to date; `cursor` is a step to mark."""
         with self.figure.drawing, self.figure.batch_update():
+            probed = snapshot.probes > 0 or snapshot.other is not None and snapshot.other.probes > 0
+            if probed != self._budget:
+                self._budget = probed
+                _arrange(self.figure, probed)
             self._axes(snapshot)
             self._pair(snapshot.other is not None)
             if snapshot.other is not None:
@@ -114,14 +126,15 @@ class Charts:
         with self.figure.drawing, self.figure.batch_update():
             self.figure.update_layout(font_size=points, legend_font_size=points)
             self.figure.update_annotations(font_size=points)
-            self.figure.update_xaxes(title_font_size=points, row=2)
+            self.figure.update_xaxes(title_font_size=points)
 
     def _axes(self, snapshot: Snapshot) -> None:
         run, drawn = self._drawn["B"]
         empty = snapshot.step == 0 and snapshot.other is None
         if empty != (not drawn.get("step", 0) and self._drawn["A"][0] < 0) or run != snapshot.run:
             # An empty logarithmic axis would show a dozen powers of ten.
-            self.figure.update_yaxes(col=1, **(dict(range=[0, 2]) if empty else dict(autorange=True)))
+            for row in (1, 2):
+                self.figure.update_yaxes(row=row, col=1, **(dict(range=[0, 2]) if empty else dict(autorange=True)))
 
     def _pair(self, two: bool) -> None:
         if two == (self._drawn["A"][0] >= 0):
@@ -135,12 +148,25 @@ class Charts:
         self._drawn["A"] = (0, {}) if two else (-1, {})
 
     def _draw(self, which: str, snapshot: Snapshot) -> None:
-        lengths = {"step": snapshot.records, "eval": snapshot.evaluations}
+        lengths = {"step": snapshot.records, "eval": snapshot.evaluations, "probe": snapshot.probes}
         run, drawn = self._drawn[which]
         for line, curve in zip(LINES, self._curves[which], strict=True):
             if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                 curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
         self._drawn[which] = snapshot.run, lengths
+
+
+def _arrange(figure: go.Figure, budget: bool) -> None:
+    """Place the panels, with the one of the gradient's budget or without it."""
+    left, right = (*(THREE if budget else TWO), (0.0, 0.01))[:3], TWO
+    axes = {1: left[0], 2: right[0], 3: left[1], 4: right[1], 5: left[2]}  # as plotly counts, row by row
+    for number, domain in axes.items():
+        suffix = "" if number == 1 else str(number)
+        shown, lowest = budget or number < 5, number == 4 or number == (5 if budget else 3)
+        figure.layout[f"yaxis{suffix}"].update(domain=domain, visible=shown)
+        figure.layout[f"xaxis{suffix}"].update(visible=shown, showticklabels=lowest,
+                                               title_text="step" if lowest else "")
+        figure.layout.annotations[number - 1].update(y=domain[1] + TITLE_GAP, visible=shown)
 
 
 def points(events: list[dict[str, Any]], n: int, field: str) -> tuple[np.ndarray, np.ndarray]:

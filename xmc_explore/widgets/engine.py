@@ -45,7 +45,7 @@ class Snapshot:
 
     `state` is "building", "paused", "playing", "finished", "failed", "stopped" or "recorded", `message` says in words
     what went wrong. `events` are the trace's own append-only lists: read the first `records` step events, the first
-    `evaluations`, `rewires` and `changes` of theirs, and the first `n_frames` frames of `store`.
+    `evaluations`, `probes`, `rewires` and `changes` of theirs, and the first `n_frames` frames of `store`.
     `other` is the run A that this one, then called B, is compared with; `planned` are options for the next reset.
     """
 
@@ -63,6 +63,7 @@ class Snapshot:
     to_go: float = 0  # steps until it pauses; infinite while it plays
     rewires: int = 0
     evaluations: int = 0
+    probes: int = 0
     changes: int = 0
     steps_per_second: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
@@ -88,7 +89,7 @@ def recorded(trace: Trace) -> Snapshot:
 
 def _lengths(events: dict[str, list], store: FrameStore) -> dict[str, int]:
     return dict(records=len(events["step"]), rewires=len(events["rewire"]), evaluations=len(events["eval"]),
-                changes=len(events["change"]), n_frames=len(store))
+                probes=len(events["probe"]), changes=len(events["change"]), n_frames=len(store))
 
 
 def _view(run: Run) -> dict[str, Any]:

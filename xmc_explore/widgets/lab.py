@@ -34,6 +34,7 @@ BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
 # What the status line says of a command from the press on until it is obeyed, which is before the next step.
 PENDING = {"play": "starting", "pause": "pausing", "reset": "resetting", "compare": "starting B", "branch": "branching"}
+PROBE_INTERVAL = 40  # steps; a probe of the gradient's budget takes as long as three steps (benchmarks/NOTES.md)
 EXPORTS = "runs/exports"
 TYPE, PRESENTED_TYPE = 13, 18  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
@@ -207,7 +208,7 @@ class Lab:
         self.branch.on_click(lambda _: self._press(self._branch))
         self.present = _toggle("Present", "Large type and no code, for a projector; Escape ends it")
         self.present.observe(lambda event: self._present(event.new), "value")
-        self.more = _toggle("More", "Share this laboratory, or save what it shows")
+        self.more = _toggle("More", "Share this laboratory, save what it shows, measure the gradient")
         self.status, self.message = W.HTML(), W.HTML()
         self.status.add_class("xmc-status-box")
         self.scrubber = Scrubber(self._ask)
@@ -238,10 +239,15 @@ class Lab:
         self.shared.add_class("xmc-share")
         copy = W.Button(description="Copy", tooltip="Copy the text; xe.Lab.from_text makes the laboratory again")
         copy.on_click(lambda _: setattr(self.page, "copy", [self.shared.value, self.page.copy[1] + 1]))
+        self.budget = W.Checkbox(value=_probed(self.engine.snapshot.recipe), indent=False,
+                                 description="gradient budget (7 % slower, from Reset on)",
+                                 tooltip=f"Measure at every {PROBE_INTERVAL}th step who pushes the encoder: head, "
+                                         "torso, tail or auxiliary. A measurement takes as long as three steps")
+        self.budget.observe(lambda event: self._probe(event.new), "value")
         self.page.observe(lambda _: self._say("Copied: xe.Lab.from_text(...) makes this laboratory again."), "copied")
-        drawer = W.HBox([self.shared, copy, folder, save])
+        self._saving = (self.shared, copy, folder, save, self.budget)
+        drawer = W.HBox(self._saving)
         drawer.layout.display = "none"
-        self._saving = (self.shared, copy, folder, save)
         return drawer
 
     # --- what controls do: every one returns at once
@@ -287,6 +293,11 @@ class Lab:
     def _open(self, drawer: W.Widget, on: bool) -> None:
         drawer.layout.display = "" if on else "none"
         self._ask()
+
+    def _probe(self, on: bool) -> None:
+        if threading.get_ident() != self._hand:
+            options = dict(probe_interval=PROBE_INTERVAL, probes="budget") if on else dict(probe_interval=0)
+            self._press(lambda: self.engine.plan(**options))
 
     def _present(self, on: bool) -> None:
         (self.widget.add_class if on else self.widget.remove_class)("xmc-present")
@@ -459,6 +470,10 @@ def _evaluated(recipe: Recipe, steps: int | None) -> Recipe:
     """Ten times a run is too seldom for who is watching."""
     often = recipe.eval_interval or (steps is not None and steps <= 10 * EVAL_INTERVAL)
     return recipe if often else recipe.replace(eval_interval=EVAL_INTERVAL)
+
+
+def _probed(recipe: Recipe) -> bool:
+    return recipe.probe_interval > 0 and "budget" in recipe.probes
 
 
 def _toggle(name: str, tip: str) -> W.Widget:
