@@ -60,6 +60,37 @@ def test_bytes_of_the_tensors_are_those_of_the_ledger(what):
     assert memory.measured(layer, [rule]) / L == pytest.approx(bill(*KINDS[what]) / L, rel=0.001)
 
 
+@pytest.mark.skipif(not xe.backends()["triton"].usable, reason="Triton is not usable here")
+@pytest.mark.parametrize(("d", "n", "k"), [(6, 40, 3), (4, 700, 3), (5, 3, 1)])  # segments: one each, two each, few
+def test_the_transposed_index_of_triton_is_in_the_ledger_and_in_the_bytes_that_are_measured(d, n, k):
+    from xmc_explore.layers import triton_kernels
+
+    assert memory.SEGMENT == triton_kernels.SEGMENT
+    found = {}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for backend in ("reference", "triton"):
+        layer = xe.FixedFanIn(d, n, k, backend=backend, device=device)
+        indices = (torch.arange(n)[:, None] + torch.arange(k)) % d  # every feature is read as often, up to one
+        layer.indices.copy_(indices)
+        layer(torch.randn(2, d, device=device, requires_grad=True)).sum().backward()
+        found[backend] = memory.measured(layer, [])
+        options = {"moments": 0, "transposed": backend == "triton"}
+        assert found[backend] == memory.predicted("sparse", d, n, k, **options)
+    plan = triton_kernels.plan(layer.indices, d)
+    assert found["triton"] - found["reference"] == sum(t.numel() * t.element_size() for t in plan)
+    assert memory.transposed_bytes(d, n * k) == found["triton"] - found["reference"]
+    layer.indices.copy_(layer.indices.clone())  # a write, as a rewire does
+    layer(torch.randn(2, d, device=device, requires_grad=True)).sum().backward()
+    assert memory.measured(layer, []) == found["triton"]  # the new one took the place of the old one
+
+
+def test_groups_and_dense_layers_keep_no_transposed_index():
+    for kind, options in (("dense", {}), ("sparse", {"group_size": 4})):
+        assert memory.parts(kind, 64, 100, 8, transposed=True, **options) == memory.parts(kind, 64, 100, 8, **options)
+    slots = 1 << 31  # numbers of slots no longer fit 4 bytes
+    assert memory.transposed_bytes(1 << 20, slots) == 8 * slots + 20 * (slots // 512) + 4 * ((1 << 20) + 1)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a C library that can be told to give memory back")
 def test_a_process_grows_by_what_the_ledger_says():

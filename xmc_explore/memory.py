@@ -1,8 +1,9 @@
 """The memory ledger of an output layer: bytes predicted from the sizes, and bytes measured from the tensors.
 
-With Adam every trained number costs four: itself, its gradient and two moments. A fixed fan-in layer adds one index
-for each weight. A step that updates in place (`logit_free.py`) has no gradient buffer; plain SGD has no moments. Logits
-are a matter of batch and labels, the same for every kind of output layer, and gone in a step without logits.
+With Adam every trained number costs four: itself, its gradient and two moments. A fixed fan-in layer adds one index for
+each weight, and where Triton runs it the transposed index of `triton_kernels.plan` as well. A step that updates in
+place (`logit_free.py`) has no gradient buffer; plain SGD has no moments. Logits are a matter of batch and labels, the
+same for every kind of output layer, and gone in a step without logits.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .layers.op import plan_bytes
+
 BYTES = 4  # float32
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float8_e4m3fn": 1}
+SEGMENT = 512  # that of `layers/triton_kernels.py`, which cannot be imported where there is no Triton
 
 
 def index_bytes(width: int) -> int:
@@ -22,16 +26,28 @@ def index_bytes(width: int) -> int:
     return 2 if width <= 32768 else 4
 
 
+def transposed_bytes(width: int, slots: int) -> int:
+    """Bytes of the transposed index that the Triton backend keeps until a rewire: 4 a slot, and 12 a segment.
+
+    A feature that d labels read has d / 512 segments, rounded up; here all features are read equally often. From 2^31
+    slots on 8 bytes a slot and 20 a segment.
+    """
+    wide = 4 if slots < 1 << 31 else 8
+    segments = min(slots, width * -(-slots // (width * SEGMENT)))
+    return slots * wide + segments * (2 * wide + 4) + 4 * (width + 1)
+
+
 def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2, gradients: bool = True,
-          dtype: str = "float32", group_size: int = 1, head: int = 0) -> dict[str, int]:
+          dtype: str = "float32", group_size: int = 1, head: int = 0, transposed: bool = False) -> dict[str, int]:
     """Bytes of an output layer in training by part: "weights", "biases", "indices", "gradients", "moments".
 
     `kind` is "dense", "sparse" or "bottleneck"; `size` is the fan-in of a sparse layer or the width of a bottleneck;
     `moments` is 2 for Adam, 1 for SGD with momentum, 0 for plain SGD. `gradients=False` is an update in place: no
     gradient of the weights and biases that belong to labels is ever held. `dtype` is that of these weights; biases,
     gradients and moments are float32. In a sparse layer `group_size` labels share a row of indices (to know which takes
-    8 bytes a label), and `head` labels are dense (4 bytes a label to know which). Raises ValueError for a kind or dtype
-    that is not known.
+    8 bytes a label), and `head` labels are dense (4 bytes a label to know which). `transposed` counts with the indices
+    what the Triton backend keeps of them for its gradient of x; a step in place and groups do without. Raises
+    ValueError for a kind or dtype that is not known.
     """
     if dtype not in WEIGHT_BYTES:
         raise ValueError(f"dtype={dtype!r}; choose one of {', '.join(map(repr, WEIGHT_BYTES))}")
@@ -42,6 +58,8 @@ def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int =
         weights = head * width + tail * size
         indices = -(-tail // group_size) * size * index_bytes(width)
         indices += 8 * tail * (group_size > 1) + 4 * n_labels * (head > 0)
+        if transposed and group_size == 1:
+            indices += transposed_bytes(width, tail * size)
     elif kind == "bottleneck":
         weights, biases, indices, narrow = n_labels * size, n_labels, 0, size * (width + 1)
     else:
@@ -73,7 +91,8 @@ def break_even(width: int, dtype: str = "bfloat16", *, moments: int = 2, gradien
 
 
 def measured(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> int:
-    """Bytes that the tensors of `module` take now: parameters, gradients, buffers, and their optimizer moments."""
+    """Bytes that the tensors of `module` take now: parameters, gradients, buffers, their optimizer moments, and what
+    a backend keeps of its indices."""
     tensors = [*module.parameters(), *module.buffers()]
     for p in module.parameters():
         if p.grad is not None:
@@ -81,7 +100,7 @@ def measured(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> 
         for optimizer in optimizers:
             state = optimizer.state.get(p, {}).values()
             tensors += [t for t in state if torch.is_tensor(t) and t.shape == p.shape]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    return sum(t.numel() * t.element_size() for t in tensors) + sum(map(plan_bytes, module.buffers()))
 
 
 # --- the ledger of the paper's data sets --------------------------------------------------------------------------

@@ -77,6 +77,12 @@ def look(indices: Tensor, in_features: int, module: ModuleType | None = None) ->
     return seen.plans[module.__name__]
 
 
+def plan_bytes(indices: Tensor) -> int:
+    """Bytes of the plans that backends keep of an index tensor by now."""
+    seen = _seen.get(indices)
+    return 0 if seen is None else sum(t.numel() * t.element_size() for plan in seen.plans.values() for t in plan)
+
+
 def look_order(order: Tensor) -> None:
     """Check, after a write to it, that `order` [L] holds each label 0..L-1 once. Raises ValueError if it does not."""
     state = (order.data_ptr(), -1 if order.is_inference() else order._version, len(order))

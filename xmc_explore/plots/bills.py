@@ -98,7 +98,8 @@ def memory_of_run(trace: Trace) -> Picture:
     moments = int(recipe.momentum > 0) if recipe.output_optimizer == "sgd" else 2
     logits = 2 * recipe.batch_size * n_labels * memory.BYTES
     rows = {"its dense twin": memory.parts("dense", trace.width, n_labels, moments=moments),
-            "as recorded": memory.parts("sparse", trace.width, n_labels, recipe.fan_in, moments=moments)}
+            "as recorded": memory.parts("sparse", trace.width, n_labels, recipe.fan_in, moments=moments,
+                                        transposed=trace.header.get("device") == "cuda")}  # where Triton runs it
     rows = {name: {**taken, "weights": taken["weights"] + taken["biases"], "mask": 0, "logits": logits}
             for name, taken in rows.items()}
     parts = pd.DataFrame(rows).T[list(PARTS)].rename_axis("method") / MIB
