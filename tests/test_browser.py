@@ -348,6 +348,25 @@ def test_pictures_of_a_recording(browser, server):
         assert lab.step() == 300 and opened.errors == [] and opened.cell_errors() == []
 
 
+FIGURE = """import xmc_explore as xe
+xe.plots.churn(xe.load_recording("planted-set"))"""
+
+
+def test_a_figure_keeps_its_height_whatever_changes_around_it(browser, server):
+    with open_notebook(browser, server, write_notebook(server.folder / "figure.ipynb", FIGURE)) as opened:
+        opened.run_all()
+        figure = opened.page.locator(".jp-Notebook .js-plotly-plot")
+        expect(figure.locator(".main-svg").first).to_be_visible(timeout=60_000)
+        for change in ("as it was", "JupyterLab Dark", "side bar", "JupyterLab Light"):
+            if change == "side bar":
+                opened.toggle_sidebar()
+            elif change != "as it was":
+                opened.choose("Settings", "Theme", change)
+            opened.page.wait_for_timeout(1500)  # what takes the height away comes late
+            assert figure.bounding_box()["height"] == 400, change
+        assert opened.errors == [] and opened.cell_errors() == []
+
+
 def test_everything_fits_on_a_small_screen(opened, lab):
     assert opened.page.viewport_size == {"width": 1280, "height": 720}
     play_for(lab, 120)

@@ -203,14 +203,14 @@ def test_the_share_button_is_off_and_the_bundle_has_a_picture_to_fall_back_on(pi
     kind, data = image.get("src").split(",")
     assert kind == "data:image/svg+xml;base64" and base64.b64decode(data).decode() == picture.svg()
     plotly = bundle["application/vnd.plotly.v1+json"]
-    assert plotly["config"]["showSendToCloud"] is False
+    assert plotly["config"]["showSendToCloud"] is False and plotly["config"]["responsive"] is False
     assert len(json.loads(json.dumps(plotly))["data"]) == len(picture.figure.data)
     monkeypatch.setattr(pio.renderers, "_default_renderers", [pio.renderers["notebook"]])
     monkeypatch.setattr(pio.renderers, "_to_activate", [])
     bundle = picture.bundle()
     assert set(bundle) == {"text/html", "text/plain"}
     assert bundle["text/html"].startswith(f'<div role="img" aria-label="{html.escape(picture.alt)}">')
-    assert '"showSendToCloud": false' in bundle["text/html"]
+    assert '"showSendToCloud": false' in bundle["text/html"] and '"responsive": true' in bundle["text/html"]
 
 
 @pytest.mark.parametrize("figure", ["loss of one", "loss of several", "precision", "per_bin", "gradient_norm",

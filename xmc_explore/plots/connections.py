@@ -33,6 +33,7 @@ def churn(trace: Trace) -> Picture:
     for i, name in enumerate(BIN_NAMES):
         if slots[i]:
             line(figure, steps, 100 * replaced[:, i] / slots[i], name, BINS[name])
+    figure.update_yaxes(rangemode="tozero")
     by_bin = listed(f"{n:,} in {name}" for n, name in zip(replaced.sum(0), BIN_NAMES, strict=True))
     rewires = f"{len(steps):,} rewire{'s' * (len(steps) > 1)}"
     return picture(figure, f"{rewires} replaced {replaced.sum():,} connections ({by_bin}): {percent(total[0])} of all "

@@ -15,6 +15,7 @@ import plotly.io as pio
 from .static import svg
 from .style import CONFIG
 
+PLOTLY = "application/vnd.plotly.v1+json"
 ROWS = 50  # of a table on the page; `table` has them all
 
 # A figure is drawn in a grey that reads on any ground. On a page that knows its theme (JupyterLab, nbconvert) the text
@@ -59,6 +60,8 @@ class Picture:
         # A figure with a slider waits for its reader: no auto_play.
         # Not the figure's own method: that puts plotly's script, 4.8 MB, before each figure of a page, not once.
         bundle = pio.renderers._build_mime_bundle(self.figure.to_dict(), config=CONFIG, auto_play=False)
+        if PLOTLY in bundle:  # JupyterLab resizes a figure by itself; where both do, a figure loses its height
+            bundle[PLOTLY]["config"] = bundle[PLOTLY]["config"] | {"responsive": False}
         if "text/html" in bundle:
             bundle["text/html"] = f'<div role="img" aria-label="{escape(self.alt)}">{bundle["text/html"]}</div>'
         elif bundle:
