@@ -40,7 +40,7 @@ FIGURES = {  # at least so many
     "06": 10,
     "07": 10,
     "08": 4,
-    "09": 7,
+    "09": 8,
 }
 pytestmark = pytest.mark.notebook
 

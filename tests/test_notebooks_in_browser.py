@@ -124,7 +124,8 @@ def operate_everything(opened: Opened, name: str) -> Counter:
     """How many controls of each kind were used."""
     used = Counter()
     for kind, selector in CONTROLS.items():
-        for control in opened.page.query_selector_all(selector):
+        controls = opened.page.query_selector_all(selector)
+        for control in reversed(controls) if kind == "choice" else controls:  # a preset comes first and hides others
             used[kind] += operate(opened, kind, control)
     for figure in opened.page.locator(".jp-Notebook .js-plotly-plot").all():
         used += operate_figure(opened, figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from plotly.colors import sample_colorscale
 
 from .. import probes
 from ..corpora import BIN_NAMES, Corpus, LabelBins
@@ -14,6 +15,7 @@ from .style import ALL_LABELS, BINS, DENSE, RUNS
 
 CELLS = 128  # rows and columns of a raster: more, and a browser takes its time
 FRAMES = 60  # at most so many are looked at where each costs something
+ABOVE_THE_GROUND = sample_colorscale("Cividis", np.linspace(0.25, 1, 9))  # where cells may be empty, on a dark page
 GROUPS = 45  # of labels of like frequency
 
 
@@ -65,7 +67,7 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
 
     count, moved = counted(cell[there]), counted(cell[there & (now != first)])
     born = np.bincount(row_of[slots // fan_in], minlength=len(rows))
-    unit = "%"
+    unit, scale = "%", "Cividis"
     if value == "connections":
         title, what = f"Which features do labels read at step {step:,}?", "share of possible connections (%)"
         z = 100 * count / np.outer(size, np.bincount(column_of))
@@ -75,7 +77,7 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
     elif value == "replaced":
         title, what = f"Which connections were replaced by step {step:,}?", "share not there at the start (%)"
         z = 100 * np.divide(moved, count, where=count > 0, out=np.full(count.shape, np.nan))
-        top, bar = 100.0, {}
+        top, bar, scale = 100.0, {}, ABOVE_THE_GROUND
     elif not frame:
         raise ValueError(f"at the start nothing has {value}: choose a frame from 1 to {len(trace.frames) - 1}")
     else:
@@ -90,7 +92,7 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
     figure = panels(title, [""], title_text="feature (input of the output layer)", showgrid=False)
     figure.add_heatmap(
         z=z.astype(np.float32), x=np.arange(columns + 1) * n_features / columns,
-        y=np.append(rows.top, rows.bottom.iloc[-1]), colorscale="Cividis", zmin=0, zmax=top,
+        y=np.append(rows.top, rows.bottom.iloc[-1]), colorscale=scale, zmin=0, zmax=top,
         colorbar=bar | dict(title=dict(text=what, side="right"), outlinewidth=0), name=what,
         customdata=np.repeat(rows["first"].to_numpy(np.int32)[:, None], columns, axis=1),
         hovertemplate="labels from rank %{customdata:,d}, feature %{x:.0f}<br>%{z:.3g} " + unit + "<extra></extra>")

@@ -301,7 +301,7 @@ def memory_ledger(sizes: Mapping[str, int], width: int = 768, fan_in: int = 128,
         part = table[table["output layer"] == kind]
         figure.add_scatter(x=part["GiB"], y=np.arange(len(part)) + 0.28 * (i - 1), name=kind, mode="markers+text",
                            marker=dict(color=look.color, symbol=look.symbol, size=12), cliponaxis=False,
-                           text=[f"{v:.3g} GiB" for v in part["GiB"]], textposition="middle right",
+                           text=[f"\N{NO-BREAK SPACE}{v:.3g} GiB" for v in part["GiB"]], textposition="middle right",
                            hovertemplate=f"{kind} %{{x:.4g}} GiB<extra></extra>")
     low, high = np.log10(table["GiB"].min()), np.log10(table["GiB"].max())
     figure.update_xaxes(range=[low - 0.1, high + 0.28 + 0.18 * (high - low)])

@@ -122,7 +122,8 @@ class _Canvas:
         longest = max((len(t.name) for t in _in_legend(figure)), default=0)
         right = 150 if bar else 60 + 15 * TEXT * longest if self.beside else margin.r or 24
         ticks = [len(line) for t in figure.layout.yaxis.ticktext or () for line in _lines(t)]
-        left = max(margin.l or 72, 24 + 15 * TEXT * max(ticks, default=0))
+        folded = any("<br>" in (axis.title.text or "") for axis in figure.select_yaxes())
+        left = max(margin.l or 72, 24 + 15 * TEXT * max(ticks, default=0)) + 18 * folded
         self.left, self.right = left, width - right
         self.top, self.bottom = float(margin.t or 92), self.height - (margin.b or 60)
         used = {name for t in figure.data for name in (t.xaxis or "x", t.yaxis or "y")}

@@ -74,7 +74,7 @@ _axis = dict(gridcolor=GRID, zeroline=False, linecolor=INK, showline=True, ticks
 pio.templates["xmc_explore"] = go.layout.Template(layout=dict(
     font=dict(family="system-ui, -apple-system, 'Segoe UI', sans-serif", size=15, color=INK),
     paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", colorway=[look.color for look in RUNS],
-    xaxis=_axis, yaxis=_axis, margin=dict(l=64, r=24, t=92, b=56),
+    xaxis=_axis, yaxis=_axis | dict(title_standoff=10), margin=dict(l=64, r=24, t=92, b=56),
     title=dict(x=0, xanchor="left", y=1, yanchor="top", yref="container", pad=dict(t=16, l=8),
                font=dict(size=18, weight=600)),
     legend=dict(orientation="h", x=0, xanchor="left", y=1.01, yanchor="bottom"),
