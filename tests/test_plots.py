@@ -404,11 +404,14 @@ def test_connectivity_shows_each_connection_of_a_small_run(traces, frame):
     born = np.bincount(trace.changed(frame) // 4, minlength=60)[order]
     assert np.array_equal(picture.table["born here"], born)
     assert picture.table["connections"].eq(4).all()
-    bins = trace.bins()
+    moved = trace.connectivity(frame) != trace.connectivity(0)
     for name in BIN_NAMES:
-        labels = bins.labels(name)
+        labels = trace.bins().labels(name)
         slots = f"{4 * len(labels):,} in {name}"
-        assert (f"{np.isin(trace.changed(frame) // 4, labels).sum()} of {slots}" if frame else slots) in picture.caption
+        assert (f"{100 * moved[labels].mean():.1f} % in {name}" if frame else slots) in picture.caption
+        if frame:
+            new = np.isin(trace.changed(frame) // 4, labels).sum()
+            assert f"{new} of {slots}" in plots.connectivity(trace, frame, "born").caption
 
 
 def test_connectivity_counts_what_is_new_since_the_start(traces):

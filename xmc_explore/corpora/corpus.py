@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -165,5 +166,5 @@ class Corpus:
             f"({self.label_names[int(frequency.argmax())]!r})",
             f"  bins at {self.bins().edges}: {self.bins().describe()}",
             f"  propensity A={a}, B={b}; fingerprint {self.fingerprint}",
-            f"  {self.source}",
+            textwrap.fill(self.source, 110, initial_indent="  ", subsequent_indent="    "),
         ])

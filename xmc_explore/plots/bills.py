@@ -143,8 +143,8 @@ def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
                            marker=dict(color=look.color, symbol=look.symbol, size=15), customdata=size[seen],
                            hovertemplate=f"{part} %{{customdata:.3g}} {unit}<extra></extra>")
         start += size
-    figure.add_scatter(x=total, y=at, name="total", mode="text", text=[f"{v:.3g} {unit}" for v in total],
-                       textposition="middle right", showlegend=False, hoverinfo="skip",
+    figure.add_scatter(x=total, y=at, name="total", mode="text", textposition="middle right", showlegend=False,
+                       text=[f"\N{NO-BREAK SPACE}{v:.3g} {unit}" for v in total], hoverinfo="skip",
                        marker=dict(color=INK, symbol="circle"))
     return figure
 

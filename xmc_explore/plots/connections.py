@@ -100,7 +100,7 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
     for name, part in rows.groupby("bin", sort=False):
         low, high, labels, new = part.top.min(), part.bottom.max(), size[part.index].sum(), born[part.index].sum()
         gone = percent(100 * moved[part.index].sum() / max(count[part.index].sum(), 1))
-        third = f"<br>{gone} replaced" if value == "replaced" else f"<br>{new:,} born here" * bool(frame)
+        third = {"connections": "", "replaced": f"<br>{gone} replaced"}.get(value, f"<br>{new:,} born here")
         bands.append(((low + high) / 2, f"<b>{name}</b><br>{labels:,} labels{third}"))
         said.append(f"{new:,} of {labels * fan_in:,} in {name}" if frame else f"{labels * fan_in:,} in {name}")
         since.append(f"{gone} in {name}")
@@ -109,9 +109,13 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
     figure.update_yaxes(range=[float(rows.bottom.max()), 0], tickvals=[at for at, _ in bands], showline=False,
                         ticktext=[text for _, text in bands], showgrid=False, ticks="", ticklabelstandoff=14)
     figure.update_layout(hovermode="closest", height=520)
-    caption = (f"At step {step:,}, {percent(100 * moved.sum() / count.sum())} of the {count.sum():,} connections were "
-               f"not there at the start: {listed(since)}; this rewire gave birth to {listed(said)}." if frame else
-               f"At the start there are {count.sum():,} connections, {fan_in} for each label: {listed(said)}.")
+    if value in ("born", "died"):
+        caption = f"The rewire at step {step:,} replaced {listed(said)}."
+    elif frame:
+        caption = (f"At step {step:,}, {percent(100 * moved.sum() / count.sum())} of the {count.sum():,} connections "
+                   f"were not there at the start: {listed(since)}.")
+    else:
+        caption = f"At the start there are {count.sum():,} connections, {fan_in} for each label: {listed(said)}."
     table = pd.DataFrame({
         "labels by frequency": [f"{a:,}-{b:,}" for a, b in zip(rows["first"], rows["last"], strict=True)],
         "bin": rows.bin, "connections": count.sum(1), "not there at the start": moved.sum(1), "born here": born})

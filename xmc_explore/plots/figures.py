@@ -224,7 +224,8 @@ def compare(traces: Traces, metrics: Sequence[str] = ("P@1", "PSP@5", "recall@5/
                 error_x=dict(array=[high - mean], arrayminus=[mean - low], thickness=2, width=6) if several else None)
         most = part["mean"].max()
         winners = part.index[part["mean"].map(plain) == plain(most)]
-        who = "all" if len(winners) == len(part) > 1 else listed(winners)
+        quoted = [f'"{name}"' if "," in name else name for name in winners]
+        who = "all" if len(winners) == len(part) > 1 else listed(quoted)
         best.append(f"{metric} {percent(most)} for {who}")
     spread = f"means of up to {table.runs.max()} runs, with bars from the least to the greatest"
     return picture(figure, f"Best of {len(names)} method{'s' * (len(names) > 1)}: {'; '.join(best)} "
