@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from xmc_explore import exercises as ex
-from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction
+from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction, WriteKernel
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -19,7 +19,7 @@ sys.path.insert(0, str(FOLDER))
 import glossary  # noqa: E402
 
 MOST_CELLS, MOST_LINES = 25, 12
-ANSWERED_BY = {WriteFunction: "check", Prediction: "predict", Knob: "reach"}
+ANSWERED_BY = {WriteFunction: "check", WriteKernel: "check", Prediction: "predict", Knob: "reach"}
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
 

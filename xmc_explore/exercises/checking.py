@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import html
 import secrets
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .exercise import Exercise, Knob, Prediction, WriteFunction
+from .exercise import Exercise, Knob, Prediction, WriteFunction, WriteKernel
 from .progress import record
 from .registry import find
 
@@ -32,15 +31,16 @@ def check(name: str) -> Callable[[Callable], Callable]:
     exercise = find(name, WriteFunction)
 
     def decorate(function: Callable) -> Callable:
+        if missing := exercise.missing():
+            _say("unsolved", missing)
+            return function
         right, kind, words, picture = examine(exercise, function)
         if kind != "unsolved":
             record(name, right)
         _say(kind, words)
         if picture is not None:
             _display(picture)
-        if right:
-            return function
-        return functools.wraps(function)(lambda *args, **kwargs: exercise.reference(*args, **kwargs))
+        return exercise.usable(function, right)
 
     return decorate
 
@@ -95,10 +95,10 @@ def examine(exercise: WriteFunction, function: Callable, seed: int | None = None
     answers, shown = [], None
     for _ in range(TRIALS):
         arguments = exercise.inputs(rng)
-        target = exercise.reference(*copy.deepcopy(arguments))
+        target = exercise.call(exercise.reference, copy.deepcopy(arguments))
         handed = copy.deepcopy(arguments)
         try:
-            yours = function(*handed)
+            yours = exercise.call(function, handed)
         except NotImplementedError:
             yours = None
         except Exception as error:
@@ -115,7 +115,7 @@ def examine(exercise: WriteFunction, function: Callable, seed: int | None = None
     if all(agree(yours, target, exercise.tolerance) for _, yours, target in answers):
         return True, "right", f"Right, on {TRIALS} random inputs. {exercise.because}", picture
     for mistake in exercise.mistakes:
-        if all(agree(yours, _quietly(mistake.function, arguments), exercise.tolerance)
+        if all(agree(yours, _quietly(exercise, mistake.function, arguments), exercise.tolerance)
                for arguments, yours, _ in answers):
             return False, "wrong", f"**{mistake.name}.** {mistake.words}", picture
     words = f"{difference(shown[1], shown[2])} (inputs of {_shapes(shown[0])}, random seed {seed})."
@@ -172,10 +172,10 @@ def difference(yours: Any, target: Any) -> str:
             f"got {_number(x[worst])}")
 
 
-def _quietly(function: Callable, arguments: tuple) -> Any:
+def _quietly(exercise: WriteFunction, function: Callable, arguments: tuple) -> Any:
     """What a known mistake answers; one that stops with an error resembles nothing."""
     try:
-        return function(*copy.deepcopy(arguments))
+        return exercise.call(function, copy.deepcopy(arguments))
     except Exception:
         return object()
 
@@ -215,7 +215,8 @@ def statement(exercise: Exercise) -> str:
     """An exercise as Markdown: it needs no widget, so it reads the same in a rendered page."""
     dots = {what: "●" * n + "○" * (5 - n) for what, n in (("difficulty", exercise.difficulty),
                                                           ("importance", exercise.importance))}
-    kind = {WriteFunction: "write a function", Prediction: "predict, then look", Knob: "turn the knob until"}
+    kind = {WriteFunction: "write a function", WriteKernel: "write a kernel",
+            Prediction: "predict, then look", Knob: "turn the knob until"}
     head = (f"#### Exercise: {exercise.title}\n\n*{kind[type(exercise)]} · difficulty {dots['difficulty']} · "
             f"importance {dots['importance']} · no more than {exercise.minutes} minutes*\n\n"
             f"{exercise.statement.strip()}\n")

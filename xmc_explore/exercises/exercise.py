@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -69,12 +71,54 @@ class WriteFunction(Exercise):
         if len(self.mistakes) < 2:
             raise ValueError(f"exercise {self.name!r} must recognise at least two likely mistakes")
 
+    def missing(self) -> str:
+        """What this machine lacks to check an answer, in words; empty if nothing."""
+        return ""
+
+    def call(self, function: Callable, arguments: tuple) -> Any:
+        """What an answer makes of `arguments`."""
+        return function(*arguments)
+
+    def usable(self, function: Callable, right: bool) -> Any:
+        """What the notebook goes on with: the answer, or in its place the reference."""
+        return function if right else functools.wraps(function)(lambda *args, **kw: self.reference(*args, **kw))
+
     def source(self) -> str:
         """The reference as code, as it would stand in the notebook."""
         return textwrap.dedent(inspect.getsource(self.reference))
 
     def solution(self) -> str:
         return f"```python\n{self.source()}```"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteKernel(WriteFunction):
+    """Write a Triton kernel: `launch(kernel, *arguments)` starts it and returns what it wrote, None if nothing.
+
+    Answer, reference and mistakes are plain functions in Triton's language. `xe.walk` runs them, in Triton's
+    interpreter, and stops one before it leaves its tensors. The notebook goes on with a compiled kernel.
+    """
+
+    launch: Callable[..., Any]
+
+    def missing(self) -> str:
+        return "" if find_spec("triton") else "Triton is not installed here, so no kernel can be run: read on."
+
+    def call(self, function: Callable, arguments: tuple) -> Any:
+        from ..layers.walk import walk
+
+        found: list[Any] = []
+        walk(lambda: found.append(self.launch(_compiled(function), *arguments)))
+        return found[0]
+
+    def usable(self, function: Callable, right: bool) -> Any:
+        return _compiled(function if right else self.reference)
+
+
+def _compiled(function: Callable) -> Any:
+    import triton
+
+    return triton.jit(getattr(function, "fn", function))  # who has written @triton.jit may keep it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from .exercise import Mistake, Prediction, WriteFunction
+from .exercise import Mistake, Prediction, WriteFunction, WriteKernel
+
+try:
+    import triton.language as tl
+except ImportError:  # Triton is for Linux: elsewhere its kernels can be read
+    tl = None
 
 # --- a program and its tile ---------------------------------------------------------------------------------------
 
@@ -107,6 +113,73 @@ def _once(walk) -> float:
     return walk.tensors["x"].size * walk.tensors["x"].itemsize / 1000
 
 
+# --- a kernel of one's own, and three that are nearly right -------------------------------------------------------
+
+
+def own_kernel(grad, x, indices, dweight, n_labels, batch, K: tl.constexpr, BLOCK: tl.constexpr):
+    label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for k in range(K):
+        feature = tl.load(indices + label * K + k, label < n_labels, 0).to(tl.int32)
+        total = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for start in range(0, batch, BLOCK):
+            doc = start + tl.arange(0, BLOCK)
+            mask = (label < n_labels)[:, None] & (doc < batch)[None, :]
+            g = tl.load(grad + label[:, None] * batch + doc[None, :], mask, 0)
+            total += g * tl.load(x + feature[:, None] * batch + doc[None, :], mask, 0)
+        tl.store(dweight + label * K + k, tl.sum(total, 1), label < n_labels)
+
+
+def _first_tile_alone(grad, x, indices, dweight, n_labels, batch, K: tl.constexpr, BLOCK: tl.constexpr):
+    label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    doc = tl.arange(0, BLOCK)
+    mask = (label < n_labels)[:, None] & (doc < batch)[None, :]
+    g = tl.load(grad + label[:, None] * batch + doc[None, :], mask, 0)
+    for k in range(K):
+        feature = tl.load(indices + label * K + k, label < n_labels, 0).to(tl.int32)
+        read = tl.load(x + feature[:, None] * batch + doc[None, :], mask, 0)
+        tl.store(dweight + label * K + k, tl.sum(g * read, 1), label < n_labels)
+
+
+def _last_tile_alone(grad, x, indices, dweight, n_labels, batch, K: tl.constexpr, BLOCK: tl.constexpr):
+    label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for k in range(K):
+        feature = tl.load(indices + label * K + k, label < n_labels, 0).to(tl.int32)
+        for start in range(0, batch, BLOCK):
+            doc = start + tl.arange(0, BLOCK)
+            mask = (label < n_labels)[:, None] & (doc < batch)[None, :]
+            g = tl.load(grad + label[:, None] * batch + doc[None, :], mask, 0)
+            read = tl.load(x + feature[:, None] * batch + doc[None, :], mask, 0)
+            tl.store(dweight + label * K + k, tl.sum(g * read, 1), label < n_labels)
+
+
+def _summed_over_labels(grad, x, indices, dweight, n_labels, batch, K: tl.constexpr, BLOCK: tl.constexpr):
+    label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    for k in range(K):
+        feature = tl.load(indices + label * K + k, label < n_labels, 0).to(tl.int32)
+        total = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for start in range(0, batch, BLOCK):
+            doc = start + tl.arange(0, BLOCK)
+            mask = (label < n_labels)[:, None] & (doc < batch)[None, :]
+            g = tl.load(grad + label[:, None] * batch + doc[None, :], mask, 0)
+            total += g * tl.load(x + feature[:, None] * batch + doc[None, :], mask, 0)
+        tl.store(dweight + label * K + k, tl.sum(total, 0), label < n_labels)
+
+
+def _small_layer(rng):
+    n_labels, batch, fan_in = (int(n) for n in rng.integers((17, 17, 2), (24, 40, 4)))
+    indices = rng.random((n_labels, 9)).argsort(1)[:, :fan_in].astype(np.int16)
+    grad, x = (rng.standard_normal((n, batch)).astype(np.float32) for n in (n_labels, 9))
+    return grad, x, indices
+
+
+def _launch(kernel, grad, x, indices, block=16):
+    n_labels, batch = grad.shape
+    dweight = torch.full(indices.shape, torch.nan)
+    kernel[(-(-n_labels // block),)](*map(torch.from_numpy, (grad, x, indices)), dweight, n_labels, batch,
+                                     K=indices.shape[1], BLOCK=block)
+    return None if dweight.isnan().all() else dweight
+
+
 EXERCISES = [
     WriteFunction(
         name="tile_of_program", title="which tile is mine?", notebook="04", difficulty=1, importance=5, minutes=5,
@@ -176,4 +249,37 @@ where there is no label. Loops are fine: the program has a tile, you have patien
             Mistake("Every label reads the first K features", "`indices[label]` says which rows of x.",
                     _features_in_order)),
         because="No two programs write to one place: no atomics. The gradient of x has no such luck, see below."),
+    WriteKernel(
+        name="own_kernel", title="a kernel of your own", notebook="04", difficulty=4, importance=4, minutes=20,
+        reference=own_kernel, inputs=_small_layer, launch=_launch, tolerance=1e-4,
+        statement="""Write `own_kernel`, in Triton, for the gradient of the weights. Program p has the labels from
+`p * BLOCK` on, all of their `K` slots, and all documents. The kernel below is right for up to `BLOCK` documents and
+wrong for more, because its only tile of documents is the first: start from it.
+
+```python
+    label = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    doc = tl.arange(0, BLOCK)  # the first tile of documents and no other
+    mask = (label < n_labels)[:, None] & (doc < batch)[None, :]
+    g = tl.load(grad + label[:, None] * batch + doc[None, :], mask, 0)
+    for k in range(K):
+        feature = tl.load(indices + label * K + k, label < n_labels, 0).to(tl.int32)
+        read = tl.load(x + feature[:, None] * batch + doc[None, :], mask, 0)
+        tl.store(dweight + label * K + k, tl.sum(g * read, 1), label < n_labels)
+```
+
+It is run by Triton's interpreter under `xe.walk`: leave out a mask on purpose and see what it says.""",
+        hints=("A loop over the documents, `for start in range(0, batch, BLOCK)`, and `doc`, `mask` and `g` inside it.",
+               "The products of all turns come together in a block of sums: `total = tl.zeros((BLOCK, BLOCK), "
+               "tl.float32)` before the loop over documents, `total += g * read` in it.",
+               "One store for each `k`, after the loop over documents. `weight_gradient_kernel` in "
+               "`triton_kernels.py` does it with three axes."),
+        mistakes=(
+            Mistake("Documents from BLOCK on are missing", "The only tile of documents is the first: `doc` has to move "
+                    "with a loop over `start`.", _first_tile_alone),
+            Mistake("Only the last tile of documents counts", "Each turn of the loop writes over what the one before "
+                    "it has found: add up in `total`, and store once, after the loop.", _last_tile_alone),
+            Mistake("Summed along the wrong axis", "Axis 0 of the tile is labels and axis 1 documents: a weight's "
+                    "gradient is the sum over documents, `tl.sum(total, 1)`.", _summed_over_labels)),
+        because="That is a kernel which a GPU would take as it stands. The sum in registers, stored once, is what "
+                "makes it need no atomics."),
 ]
