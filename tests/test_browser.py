@@ -82,7 +82,7 @@ def session(browser, server, write: Callable[[Path], str]) -> None:
         expect(lab.status).to_have_attribute("data-step", str(at + 1))
         lab.wait_for_state("paused")
 
-        lab.root.get_by_role("combobox", name="Preset").select_option("everything")  # a lesson shows its own knobs alone
+        lab.root.get_by_role("combobox", name="Preset").select_option("everything")  # a lesson shows its own alone
         expect(lab.knob("rewire every")).to_be_visible()
         knob, moved = lab.knob("rewire every"), rewires(lab)
         for _ in range(10):
