@@ -1,11 +1,12 @@
 """What a trace costs: seeking a frame, bytes on disk, and time of a training step.
 
-    python -m benchmarks.trace [--steps 600]
+    python -m benchmarks.trace [--steps 5000]
 
 Seek and size: a fixed fan-in layer of 5,000 labels, 32 of 768 features each, rewired 200 times by the `Rewirer` (15 %
 of the slots, falling as a cosine), every 100 steps, with the events of all those steps. Its weights are noise: what
-moves is as hard to pack as it can be. Step time: the default recipe on `calls-small`, two runs in turns of 25 steps,
-one with its record and one that throws it away. Writes results/trace.csv and results/trace.md.
+moves is as hard to pack as it can be. Step time: the default recipe on `calls-small`, one run in turns of 5 steps, with
+its record and thrown away, in pairs whose order is drawn; and the seconds inside the writer. Writes results/trace.csv
+and results/trace.md.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from xmc_explore.trace import TraceWriter
 from xmc_explore.training import Run
 
 LABELS, FAN_IN, WIDTH, REWIRES, INTERVAL = 5000, 32, 768, 200, 100
-TURN = 25
+TURN = 5
 
 
 def record(folder: Path, rewires: int = REWIRES, interval: int = INTERVAL) -> xe.Trace:
@@ -98,24 +99,56 @@ def _milliseconds(call, *arguments) -> float:
     return (time.perf_counter() - started) * 1e3
 
 
-def step_times(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds a step of each turn [turns], with record and without."""
-    corpus = xe.load_corpus("calls-small")
-    runs = [Run(corpus, xe.Recipe(), steps=steps) for _ in range(2)]
-    runs[1].trace = _Nothing()
-    taken: list[list[float]] = [[], []]
-    for turn in range(steps // TURN):
-        for which in (0, 1) if turn % 2 else (1, 0):
+class _Timed:
+    """A `TraceWriter` that adds up the seconds inside it."""
+
+    def __init__(self, writer: TraceWriter):
+        self._writer, self.seconds = writer, 0.0
+
+    def __getattr__(self, name):
+        found = getattr(self._writer, name)
+        if not callable(found):
+            return found
+
+        def timed(*arguments, **options):
+            started = time.perf_counter()
+            try:
+                return found(*arguments, **options)
+            finally:
+                self.seconds += time.perf_counter() - started
+
+        return timed
+
+
+def step_times(steps: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Milliseconds a step of each pair of turns [pairs], with record and without; share of the former in the writer.
+
+    One run takes all of them, so that both sides have the same model in the same memory.
+    """
+    recipe = xe.Recipe(eval_interval=2 * steps)  # an evaluation in one turn of a pair would be all of its difference
+    run = Run(xe.load_corpus("calls-small"), recipe, steps=steps)
+    recorder, nothing = _Timed(run.trace), _Nothing()
+    for _ in range(4 * TURN):
+        run.step()
+    pairs, rng = (steps - run.step_number) // (2 * TURN), np.random.default_rng(0)
+    taken = np.empty((2, pairs))
+    recorder.seconds = 0.0
+    for pair in range(pairs):
+        for which in rng.permutation(2):
+            run.trace = nothing if which else recorder
             started = time.perf_counter()
             for _ in range(TURN):
-                runs[which].step()
-            taken[which].append((time.perf_counter() - started) / TURN * 1e3)
-    return np.array(taken[0]), np.array(taken[1])
+                run.step()
+            taken[which, pair] = (time.perf_counter() - started) / TURN * 1e3
+    inside = recorder.seconds / (taken[0].sum() * TURN / 1e3)
+    run.trace = recorder
+    run.close("interrupted")
+    return *taken, inside
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600, help="of each of the two runs whose steps are timed")
+    parser.add_argument("--steps", type=int, default=5000, help="of the run whose steps are timed")
     steps = parser.parse_args().steps
     rows = []
 
@@ -134,20 +167,22 @@ def main() -> None:
             row(f"seek: {what}", "ms", times, "20")
         row("open the folder", "ms", [_milliseconds(xe.Trace, folder) for _ in range(5)])
         held = sum("weight" in frame for frame in trace.store.recorded)
-    recorded, without = step_times(steps)
+    recorded, without, inside = step_times(steps)
     row("a step with its record", "ms", recorded)
     row("a step without", "ms", without)
     share = 100 * (recorded / without - 1)
     row("recording, share of a step", "%", np.median(share), "5")
+    row("of a recorded step, inside the writer", "%", 100 * inside, "5")
     rng = np.random.default_rng(0)
     medians = [np.median(rng.choice(share, len(share))) for _ in range(2000)]
     write("trace", "What a trace costs", pd.DataFrame(rows), [
         f"command: python -m benchmarks.trace --steps {steps}",
         f"seek and size: {LABELS:,} labels, K = {FAN_IN}, D = {WIDTH}, {REWIRES} rewires, {REWIRES * INTERVAL:,} "
         f"steps; weights in {held} of the frames",
-        f"step: the default recipe on calls-small, {len(share)} turns of {TURN} steps each; share is the median over "
-        f"pairs of turns, 95 % of resampled medians between {np.percentile(medians, 2.5):.1f} and "
-        f"{np.percentile(medians, 97.5):.1f} %; evaluations and rewires count on both sides",
+        f"step: the default recipe on calls-small, one run in {len(share)} pairs of turns of {TURN} steps, with its "
+        f"record and without, order drawn; share is the median over pairs, 95 % of resampled medians between "
+        f"{np.percentile(medians, 2.5):.1f} and {np.percentile(medians, 97.5):.1f} %; no evaluations",
+        "inside the writer: all seconds spent there, frames of rewires included, over all of the recorded turns",
     ])
 
 
