@@ -215,12 +215,14 @@ function render({ model, el }) {
   // --- drawing
 
   const raster = new Raster();
+  let measured = null; // by the observer: to ask for a size while words change makes the browser lay out all of Lab
+  const size = () => measured ?? [canvas.clientWidth, canvas.clientHeight];
   const coloring = () => (picture.pair ? "pair" : model.get("color"));
   const isLoud = () => coloring() === "change";
 
   function draw() {
     const ratio = window.devicePixelRatio || 1;
-    const width = Math.round(canvas.clientWidth * ratio), height = Math.round(canvas.clientHeight * ratio);
+    const [width, height] = size().map((pixels) => Math.round(pixels * ratio));
     if (!picture || !width || !height || !picture.labels.length) return;
     for (const node of [canvas, marks]) {
       if (node.width !== width || node.height !== height) [node.width, node.height] = [width, height];
@@ -376,7 +378,7 @@ function render({ model, el }) {
   let worded = []; // what the words beside the picture were made of
 
   function bandWords() {
-    const height = canvas.clientHeight, [top, bottom] = model.get("view");
+    const height = size()[1], [top, bottom] = model.get("view");
     const brushed = model.get("brushed");
     const of = [height, top, bottom, brushed, equal, model.get("bands"), model.get("names"), tops];
     if (of.every((what, i) => what === worded[i])) return;
@@ -686,7 +688,11 @@ function render({ model, el }) {
   const theme = new MutationObserver(rethemed);
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
   // Plotly follows the window and no more; what stands beside it also changes its size with Lab's side bar.
-  const resized = new ResizeObserver(() => (redraw(), window.dispatchEvent(new Event("resize"))));
+  const resized = new ResizeObserver(([{ contentRect }]) => {
+    measured = [contentRect.width, contentRect.height];
+    redraw();
+    window.dispatchEvent(new Event("resize"));
+  });
   resized.observe(canvas);
   say();
   take();
