@@ -76,27 +76,39 @@ def folded(text: str) -> str:
     return FOLDED.sub(one, text)
 
 
-CODE_IN_A_FOLD = "<style>details pre { font-family: var(--jp-code-font-family, monospace); }</style>"
+# Code in a fold is no cell, so nbconvert has no type for it; what sets formulas is smaller than the text around them.
+STYLE = """<style>
+details pre { font-family: var(--jp-code-font-family, monospace); }
+math { font-size: 1.15em; } math[display=block] { font-size: 1.3em; }
+</style>"""
 WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def drop_widgets(notebook: nbformat.NotebookNode) -> None:
+    """Leave of a widget only the page that stands in for it: its own type needs the kernel that is gone.
+
+    What a progress bar leaves behind in words would be its first state, "0 %".
+    """
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell["outputs"] = [o for o in cell.get("outputs", [])
+                               if WIDGET not in o.get("data", {}) or "text/html" in o.data]
 
 
 def page_of(notebook: nbformat.NotebookNode, theme: str) -> str:
     """An executed notebook as one self-contained HTML page."""
+    drop_widgets(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
             continue
-        # Of a widget only the page that stands in for it can be shown: its own type needs a kernel and a network. What
-        # a progress bar leaves behind in words is its first state, "0 %".
-        cell["outputs"] = [o for o in cell.get("outputs", [])
-                           if WIDGET not in o.get("data", {}) or "text/html" in o.data]
         for output in cell.outputs:
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = folded(with_mathml(output.data["text/markdown"]))
             output.get("data", {}).pop(WIDGET, None)
     notebook.metadata.pop("widgets", None)
     page, _ = HTMLExporter(theme=theme, **OFFLINE).from_notebook_node(notebook)
-    page = SCRIPT_FROM_ELSEWHERE.sub("", page).replace("</head>", f"{CODE_IN_A_FOLD}</head>", 1)
+    page = SCRIPT_FROM_ELSEWHERE.sub("", page).replace("</head>", f"{STYLE}</head>", 1)
     return IMAGE.sub(embedded, page)
 
 
@@ -120,10 +132,13 @@ def main() -> int:
         result = options.out / path.name
         try:
             papermill.execute_notebook(path, result, parameters, kernel_name="python3", cwd=NOTEBOOKS,
-                                       progress_bar=False)
+                                       progress_bar=False, extra_arguments=["--log-level=ERROR"])
         except PapermillExecutionError as error:  # the notebook up to the error is written, and becomes a page too
             failed.append(f"{path.name}, cell {error.exec_count}: {error.ename}: {error.evalue}")
-        page = page_of(nbformat.read(result, as_version=4), options.theme)
+        executed = nbformat.read(result, as_version=4)
+        drop_widgets(executed)
+        nbformat.write(executed, result)
+        page = page_of(executed, options.theme)
         result.with_suffix(".html").write_text(page, encoding="utf-8")
         print(f"{result} and .html", flush=True)
     print("\n".join(failed), file=sys.stderr, end="\n" if failed else "")

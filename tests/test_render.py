@@ -88,6 +88,7 @@ def test_a_page_lives_without_kernel_and_network(browser, tmp_path, name):
     subprocess.run([sys.executable, render.__file__, name, *said, "--out", str(tmp_path)], check=True,
                    env=os.environ | {"XMC_EXPLORE_PROGRESS": "off"}, capture_output=True, text=True)
     executed = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+    assert "training:   0%" not in json.dumps(executed.cells)
     (tmp_path / f"{name}-dark.html").write_text(render.page_of(executed, "dark"), encoding="utf-8")
     for file, theme in ((name, "light"), (f"{name}-dark", "dark")):
         context = browser.new_context(viewport={"width": 1280, "height": 720}, offline=True)
