@@ -296,6 +296,10 @@ def test_a_reopened_notebook_says_what_was_there(browser, server):
         expect(saved).to_be_visible(timeout=30_000)
         expect(saved).to_contain_text("Lab on 'tiny': SET + auxiliary, seed 0")
         expect(saved).to_contain_text("step 10 of 100000")
+        picture = saved.locator("img")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("node => node.naturalWidth") > 1
+        opened.screenshot("reopened")
 
 
 def test_the_tab_is_closed_and_opened_again(browser, server):

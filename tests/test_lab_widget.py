@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import re
 import shutil
+import struct
 import threading
 import time
+import zlib
 from types import SimpleNamespace
 
 import ipywidgets
@@ -673,6 +676,15 @@ def test_running_a_cell_again_closes_what_it_made_before(make, monkeypatch):
     assert other.run(2).steps == again.run(2).steps == 2
 
 
+def pixels(page: str) -> np.ndarray:
+    """The RGBA picture in a page; its PNG is one block, of rows without a filter."""
+    data = base64.b64decode(re.search(r"data:image/png;base64,([^\"]+)", page)[1])
+    width, height = struct.unpack(">II", data[16:24])
+    start = data.index(b"IDAT") + 4
+    rows = np.frombuffer(zlib.decompressobj().decompress(data[start:]), np.uint8).reshape(height, 1 + 4 * width)
+    return rows[:, 1:].reshape(height, width, 4)
+
+
 def test_what_a_saved_notebook_keeps(make, monkeypatch):
     shown = []
 
@@ -694,5 +706,14 @@ def test_what_a_saved_notebook_keeps(make, monkeypatch):
     assert list(kept) == ["text/html"]
     text = html.unescape(kept["text/html"])
     assert "step 12 of 5000" in text and "P@1" in text and "SET + auxiliary" in text
+    picture = pixels(kept["text/html"])
+    assert picture.shape == (330, 30, 4) and len(np.unique(picture.reshape(-1, 4), axis=0)) > 2
     lab.run(3)
-    assert "step 15 of 5000" in shown[-1]["text/html"]
+    assert "step 15 of 5000" in shown[-1]["text/html"] and len(shown[-1]["text/html"]) < lab_module.MOST_KEPT
+    lab.buttons["+10"].click()
+    until(lambda: "step 25 of 5000" in shown[-1]["text/html"])  # once it rests
+    assert not np.array_equal(pixels(shown[-1]["text/html"]), picture)
+    lab.buttons["Step"].click()
+    painted(lab, lambda s: s.step == 26)
+    lab.close()
+    assert "step 26 of 5000" in shown[-1]["text/html"]

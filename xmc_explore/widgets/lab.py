@@ -18,18 +18,21 @@ from ..plots import method_of
 from ..recipe import Recipe
 from ..trace import Trace
 from . import sharing
-from .canvas import ConnectivityCanvas
+from .canvas import ConnectivityCanvas, caption_of
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
 from .guarded import close_with_parts, hear_while_a_cell_runs
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
 from .presets import PRESETS, preset_of
+from .scrub import still
 from .scrubber import Scrubber, frame_at
 
 FRAMES_PER_SECOND = 12
 CHARTS_PER_SECOND = 4  # plotly takes the page a tenth of a second each time, and no click is heard meanwhile
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
+REST_SECONDS = 0.5  # after which the picture is kept in the notebook: not after each of many single steps
+MOST_KEPT = 150_000  # bytes of it
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
 # What the status line says of a command from the press on until it is obeyed, which is before the next step.
@@ -92,7 +95,7 @@ class Lab:
         self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
         self._rolling = False  # is a recording being played?
         self._exporting: threading.Thread | None = None
-        self._saved, self._saved_text = None, ""
+        self._saved, self._saved_text, self._unsaved = None, "", False
         self._build(recipe if against is None else against)
         self._answered, self._asked = threading.Event(), threading.Event()
         self.canvas.observe(lambda _: (self._answered.set(), self.engine.wake()), "seen")
@@ -351,7 +354,12 @@ class Lab:
         """
         wait, asked, answered = self.engine.wait, self._asked.is_set, self._answered.is_set
         while self._painted.state != "stopped":
-            wait(lambda s: s.version > self._painted.version or asked() or self._chart_due)
+            def due(s: Snapshot) -> bool:
+                return s.version > self._painted.version or asked() or self._chart_due
+
+            if not due(wait(due, REST_SECONDS if self._unsaved else None)):
+                self._save(self._painted)
+                continue
             wait(lambda s: asked() or not 0 < s.to_go < float("inf"), SETTLE_SECONDS)
             by_hand = asked()
             self._asked.clear()
@@ -410,7 +418,9 @@ class Lab:
                     self.shared.value = self._share(snapshot)
                 with self.canvas.drawing:
                     self.canvas.tick += 1
-                self._save(snapshot)
+                self._unsaved = self._saved is not None and snapshot.state in ("paused", *ENDED)
+                if whole or snapshot.state == "stopped":
+                    self._save(snapshot)
             except Exception as error:  # a thread that dies would leave a picture that looks alive
                 self.message.value = _words(f"The picture cannot be drawn ({error!r}); the run goes on.", wrong=True)
             finally:
@@ -447,17 +457,29 @@ class Lab:
 
     def _ipython_display_(self) -> None:
         display(self._bundle(), raw=True)
-        self._saved_text = self._text(self.engine.snapshot)
-        self._saved = display(_saved(self._saved_text), raw=True, display_id=True)
+        snapshot = self.engine.snapshot
+        self._saved_text = self._text(snapshot)
+        self._saved = display(self._kept(snapshot), raw=True, display_id=True)
 
     def _bundle(self) -> dict[str, Any]:
         return {**self.widget._repr_mimebundle_(), "text/plain": repr(self)}
 
     def _save(self, snapshot: Snapshot) -> None:
-        text = self._text(snapshot)
+        """Keep what the notebook shows when no kernel is there: after each rest, and when the laboratory is closed."""
+        text, self._unsaved = self._text(snapshot), False
         if self._saved is not None and snapshot.state in ("paused", *ENDED) and text != self._saved_text:
             self._saved_text = text
-            self._saved.update(_saved(text), raw=True)
+            self._saved.update(self._kept(snapshot), raw=True)
+
+    def _kept(self, snapshot: Snapshot) -> dict[str, str]:
+        """Words, and the latest connectivity as a picture: a notebook keeps an output, but no widget."""
+        picture = ""
+        if snapshot.features and snapshot.n_frames:
+            frame = snapshot.store.seek(snapshot.n_frames - 1)
+            picture = still("", frame, self._bins, snapshot.features, caption_of(frame, self._bins))
+        picture = picture if len(picture) <= MOST_KEPT else ""
+        words = html.escape(self._text(snapshot)) + "\n  (what is left of a live laboratory: run the cell for another)"
+        return {"text/html": f'<div class="xmc-saved">{picture}<pre>{words}</pre></div>'}
 
     def _text(self, snapshot: Snapshot) -> str:
         return _text(self._corpus["name"], snapshot)
@@ -524,11 +546,6 @@ def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> st
 def _words(text: str, wrong: bool = False) -> str:
     kind = "xmc-message xmc-wrong" if wrong else "xmc-message"
     return f'<div class="{kind}" role="{"alert" if wrong else "note"}">{html.escape(text)}</div>'
-
-
-def _saved(text: str) -> dict[str, str]:
-    return {"text/html": f'<pre class="xmc-saved">{html.escape(text)}\n  (what is left of a live laboratory: '
-                         "run the cell for another)</pre>"}
 
 
 _of_cell: dict[str, tuple[str, list[Lab]]] = {}  # cell -> (the request that ran it last, the laboratories it made)

@@ -125,7 +125,7 @@ class Scrub:
 
     def _ipython_display_(self) -> None:
         display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
-        stills = "".join(_still(name if len(self._runs) > 1 else "", store.seek(-1), bins, features, canvas.caption)
+        stills = "".join(still(name if len(self._runs) > 1 else "", store.seek(-1), bins, features, canvas.caption)
                          for (name, (store, bins, _, features, _)), canvas in
                          zip(self._runs.items(), self.canvases.values(), strict=True))
         display({"text/html": f'<div class="xmc-saved">{stills}<p>(The last frame of {self._words()}: run the cell to '
@@ -199,7 +199,7 @@ def _linked(picture: Picture) -> Figure:
     return figure
 
 
-def _still(name: str, frame: Frame, bins: LabelBins, features: int, caption: str) -> str:
+def still(name: str, frame: Frame, bins: LabelBins, features: int, caption: str) -> str:
     """A frame as a picture for wherever no script runs: bands of equal height, colour by age, the newest on top."""
     tall, wide = STILL
     order = np.argsort(-bins.frequency, kind="stable")
