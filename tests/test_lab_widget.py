@@ -588,7 +588,8 @@ def test_rewire_now_and_a_number_of_steps(make):
 
 def test_a_laboratory_goes_into_a_text_and_comes_back(make):
     lab = make(RECIPE.replace(fan_in=3), against=RECIPE.replace(loss="squared_hinge"), steps=70, preset="loss")
-    painted(lab, lambda s: s.other is not None)
+    assert '"steps":70' in lab.share()  # before its run is built, too
+    painted(lab, lambda s: s.other is not None and s.state == "paused")
     again = Lab.from_text(lab.share(), CORPUS)
     try:
         painted(again, lambda s: s.other is not None and s.state == "paused")
@@ -707,7 +708,7 @@ def test_what_a_saved_notebook_keeps(make, monkeypatch):
     text = html.unescape(kept["text/html"])
     assert "step 12 of 5000" in text and "P@1" in text and "SET + auxiliary" in text
     picture = pixels(kept["text/html"])
-    assert picture.shape == (330, 30, 4) and len(np.unique(picture.reshape(-1, 4), axis=0)) > 2
+    assert picture.shape == (330, RECIPE.hidden, 4) and len(np.unique(picture.reshape(-1, 4), axis=0)) > 2
     lab.run(3)
     assert "step 15 of 5000" in shown[-1]["text/html"] and len(shown[-1]["text/html"]) < lab_module.MOST_KEPT
     lab.buttons["+10"].click()

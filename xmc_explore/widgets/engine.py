@@ -152,7 +152,7 @@ class Engine:
         self._ticks: deque[float] = deque(maxlen=_RATE_STEPS + 1)
         self._rate: float | None = None
         self._changed = threading.Condition()
-        self._snapshot = Snapshot(recipe=self._recipe)
+        self._snapshot = Snapshot(recipe=self._recipe, steps=steps or 0)
         self._worker: threading.Thread | None = None
         # A SimpleQueue, as the garbage collector may be the one to post the last command.
         self._commands: queue.SimpleQueue = queue.SimpleQueue()
@@ -461,7 +461,7 @@ class Engine:
     def _blank(self, recipe: Recipe) -> Snapshot:
         self._recipe, self._planned, self._budget, self.error, self._rate = recipe, {}, 0, None, None
         self._states = []
-        return Snapshot(run=self._number, recipe=recipe)
+        return Snapshot(run=self._number, recipe=recipe, steps=self._steps or 0)
 
     def _set_aside(self, snapshot: Snapshot) -> None:
         """Make the run that the controls turned run A; an earlier A ends."""
