@@ -33,7 +33,7 @@ LEAST = {
     "01": dict(slider=6, fold=14, figure=5, tool=20, legend=16),
     "02": dict(fold=14, figure=4, tool=24, legend=19),
     "03": dict(fold=13, figure=2, tool=12, legend=2),
-    "04": dict(steps=2, fold=16, figure=4, tool=24),
+    "04": dict(steps=2, fold=20, figure=4, tool=24),
     "05": dict(button=20, slider=6, choice=7, tick=1, words=2, fold=20, canvas=1, figure=9, tool=48, legend=22,
                present=1),
     "06": dict(fold=19, figure=9, tool=54, legend=24),

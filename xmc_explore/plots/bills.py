@@ -125,7 +125,7 @@ def _in_words(parts: pd.DataFrame, unit: str) -> tuple[pd.DataFrame, str]:
 def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
     """A bar a row, a piece a part, in a unit."""
     total, at = parts.sum(axis=1), np.arange(len(parts))
-    figure = panels(title, [""], title_text=unit, range=[0, 1.17 * total.max()])
+    figure = panels(title, [""], title_text=unit, range=[0, 1.25 * total.max()])  # and its number behind it
     figure.update_layout(hovermode="closest", height=max(140 + 38 * len(parts), 300))  # the legend needs its room
     figure.update_yaxes(tickvals=at, ticktext=list(parts.index), range=[len(parts) - 0.5, -0.5], ticks="",
                         showgrid=False)

@@ -107,7 +107,8 @@ def line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, look: Look,
 
     Below the first panel the name says the panel too: the hover, the table and the description list all panels.
     """
-    name += f", {_one_line(figure.layout[f'yaxis{row}'].title.text)}" if row > 1 else ""
+    if row > 1:
+        name += ", " + _one_line(figure.layout[f"yaxis{row}"].title.text).removesuffix(" (log scale)")
     thin = slice(None) if len(x) <= POINTS else np.linspace(0, len(x) - 1, POINTS).astype(int)
     figure.add_scatter(
         x=x[thin], y=y[thin], name=name, yaxis=f"y{row if row > 1 else ''}", legendgroup=group or name,
