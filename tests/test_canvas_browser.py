@@ -46,7 +46,7 @@ class Canvas:
         self.detail, self.axis = self.root.locator(".xmc-detail"), self.root.locator(".xmc-axis")
 
     def expect_frame(self, number: int) -> None:
-        expect(self.root).to_have_attribute("data-shown", str(number), timeout=20_000)
+        expect(self.root).to_have_attribute("data-shown", str(number), timeout=120_000)
 
     def frame(self) -> int:
         return int(self.root.get_attribute("data-shown"))
