@@ -36,11 +36,14 @@ from .simd import (
     at,
     exp,
     fence,
+    four,
     item,
+    lane,
     load,
     load_some,
     prefetch,
     put,
+    put_word,
     relu,
     splat,
     sqrt,
@@ -50,6 +53,7 @@ from .simd import (
     total,
     totals,
     width,
+    word,
 )
 
 # Sums may be reordered (that is what vectorising a sum means); NaN and infinity keep their meaning.
@@ -59,6 +63,7 @@ HUGE_WORK = 50_000_000  # multiply-adds from which a huge page is worth its half
 MIN_WORK = 2_000_000  # multiply-adds below which a second thread costs more than it gives
 # Four registers of x and four of its gradient are in use at once, and AVX2 has 16 registers of 8 floats.
 WIDE = 64 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 32
+NARROW = 32  # documents in a panel that is read at random: of fewer, more stays in the first-level cache
 LINE = 64  # bytes of a line of the cache, and of the widest vector register
 KEPT = 2  # large results whose memory is kept for the next: y and the gradient of the weights
 FAR = 1 << 24  # bytes from which y is written past the caches: it would not stay there anyway
@@ -90,10 +95,16 @@ def _set(memory, position, n, vector):
 @inline
 def _score(x, weight, indices, bias, fan_in, label, like):
     """bias[label] + sum_k weight[label, k] * x[indices[label, k]]: the logits of one label."""
-    z = splat(item(bias, label), like)
-    for k in range(label * fan_in, (label + 1) * fan_in):
-        z = z + splat(item(weight, k), like) * load(x, np.int64(item(indices, k)) * width(like), like)
-    return z
+    w, z, odd, last = width(like), splat(item(bias, label), like), like - like, (label + 1) * fan_in
+    for k in range(label * fan_in, last - 3, 4):  # two sums, as each waits for its last addition
+        weights = four(weight, k)
+        z = z + lane(weights, 0, like) * load(x, np.int64(item(indices, k)) * w, like)
+        odd = odd + lane(weights, 1, like) * load(x, np.int64(item(indices, k + 1)) * w, like)
+        z = z + lane(weights, 2, like) * load(x, np.int64(item(indices, k + 2)) * w, like)
+        odd = odd + lane(weights, 3, like) * load(x, np.int64(item(indices, k + 3)) * w, like)
+    for k in range(last - fan_in % 4, last):
+        z = z + splat(item(weight, k), like) * load(x, np.int64(item(indices, k)) * w, like)
+    return z + odd
 
 
 @inline
@@ -126,10 +137,11 @@ def _by_label(x, weight, indices, fan_in, g, dx, dweight, n, more, like):
 
 
 @inline
-def _sort(weight, indices, fan_in, n, n_features, starts, slots, weights):
+def _sort(weight, indices, fan_in, n, n_features, starts, slots):
     """The slots of n labels in the order of their features: those of feature j are starts[j]..starts[j + 1].
 
-    Of each: its label times 2^16, plus which slot of that label it is; and its weight.
+    Of each two neighbours, as what lies apart would touch twice as many lines of the cache: its weight; and, as a word,
+    its label times 2^16, plus which slot of that label it is.
     """
     for j in range(n_features + 1):
         put(starts, j, np.int32(0))
@@ -147,12 +159,18 @@ def _sort(weight, indices, fan_in, n, n_features, starts, slots, weights):
             j = item(indices, k)
             place = np.int32(item(starts, j) - 1)
             put(starts, j, place)
-            put(slots, place, np.int32(label << 16 | slot))
-            put(weights, place, item(weight, k))
+            put(slots, 2 * place, item(weight, k))
+            put_word(slots, 2 * place + 1, np.int32(label << 16 | slot))
 
 
 @inline
-def _by_feature(x, n_features, starts, slots, weights, g, dx, dsorted, more, soon, lines, like):
+def _row_of(slots, p):
+    """The label of a sorted slot, within its block."""
+    return np.int64(word(slots, 2 * p + 1) >> 16)
+
+
+@inline
+def _by_feature(x, n_features, starts, slots, g, dx, dsorted, more, soon, lines, like):
     """Gradients of the sorted weights (added to if `more`) and x, feature by feature.
 
     Meanwhile memory would idle: for each feature some `lines` are fetched from where is read `soon`.
@@ -166,18 +184,18 @@ def _by_feature(x, n_features, starts, slots, weights, g, dx, dsorted, more, soo
             continue
         x_row, dx_row = load(x, j * w, like), load(dx, j * w, like)
         while p + 4 <= end:
-            g0, g1 = load(g, (item(slots, p) >> 16) * w, like), load(g, (item(slots, p + 1) >> 16) * w, like)
-            g2, g3 = load(g, (item(slots, p + 2) >> 16) * w, like), load(g, (item(slots, p + 3) >> 16) * w, like)
-            dx_row = dx_row + splat(item(weights, p), like) * g0
-            dx_row = dx_row + splat(item(weights, p + 1), like) * g1
-            dx_row = dx_row + splat(item(weights, p + 2), like) * g2
-            dx_row = dx_row + splat(item(weights, p + 3), like) * g3
+            g0, g1 = load(g, _row_of(slots, p) * w, like), load(g, _row_of(slots, p + 1) * w, like)
+            g2, g3 = load(g, _row_of(slots, p + 2) * w, like), load(g, _row_of(slots, p + 3) * w, like)
+            dx_row = dx_row + splat(item(slots, 2 * p), like) * g0
+            dx_row = dx_row + splat(item(slots, 2 * p + 2), like) * g1
+            dx_row = dx_row + splat(item(slots, 2 * p + 4), like) * g2
+            dx_row = dx_row + splat(item(slots, 2 * p + 6), like) * g3
             found = totals(x_row * g0, x_row * g1, x_row * g2, x_row * g3)
             store(dsorted, p, found + load(dsorted, p, found) if more else found)
             p += 4
         while p < end:
-            g0 = load(g, (item(slots, p) >> 16) * w, like)
-            dx_row = dx_row + splat(item(weights, p), like) * g0
+            g0 = load(g, _row_of(slots, p) * w, like)
+            dx_row = dx_row + splat(item(slots, 2 * p), like) * g0
             found = total(x_row * g0)
             put(dsorted, p, found + item(dsorted, p) if more else found)
             p += 1
@@ -187,7 +205,7 @@ def _by_feature(x, n_features, starts, slots, weights, g, dx, dsorted, more, soo
 @inline
 def _unsort(dsorted, slots, fan_in, dweight, n):
     for p in range(n * fan_in):
-        slot = item(slots, p)
+        slot = word(slots, 2 * p + 1)
         put(dweight, (slot >> 16) * fan_in + (slot & 0xFFFF), item(dsorted, p))
 
 
@@ -249,7 +267,7 @@ def _apply(kind, value, grad, first, second, n, h):
 
 def _scratch_sizes(size: int, block: int, panels: int, n_features: int, fan_in: int) -> tuple[int, int]:
     """How many floats and int32 the kernels below need to work on a block of labels."""
-    return (panels * block + 1) * size + 3 * block * fan_in, n_features + 1 + block * fan_in
+    return (panels * block + 1) * size + 4 * block * fan_in, n_features + 1
 
 
 @lru_cache
@@ -277,13 +295,12 @@ def _kernels(size: int, by_feature: bool):
         (panels, n_features, _), fan_in = xt.shape, weight.shape[1]
         like = splat(xt.dtype.type(0), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
-        weights, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
-        starts, slots = at(ints, 0), at(ints, n_features + 1)
+        dsorted, slots, starts = at(found, block * fan_in), at(found, 2 * block * fan_in), at(ints, 0)
         for first in range(start, stop, block):
             labels = min(block, stop - first)
             w, idx = at(weight, first * fan_in), at(indices, first * fan_in)
             if by_feature:
-                _sort(w, idx, fan_in, labels, n_features, starts, slots, weights)
+                _sort(w, idx, fan_in, labels, n_features, starts, slots)
             _to_panels(at(grad, first * row), doc, row, batch, panels, labels, g, block * size, like)
             for label in range(labels):
                 of_label = like
@@ -297,7 +314,7 @@ def _kernels(size: int, by_feature: bool):
             for p in range(panels):
                 x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
                 if by_feature:
-                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0,
+                    _by_feature(x, n_features, starts, slots, part, dx, dsorted, p > 0,
                                 at(soon, p * n_features * lines * 16), lines, like)
                 else:
                     _by_label(x, w, idx, fan_in, part, dx, at(dweight, first * fan_in), labels, p > 0, like)
@@ -310,15 +327,14 @@ def _kernels(size: int, by_feature: bool):
         (panels, n_features, _), fan_in, loss = xt.shape, weight.shape[1], 0.0
         zero, one = splat(np.float32(0), size), splat(np.float32(1), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
-        spare = at(found, 3 * block * fan_in)
-        weights, dsorted = at(found, block * fan_in), at(found, 2 * block * fan_in)
-        starts, slots = at(ints, 0), at(ints, n_features + 1)
+        spare = at(found, 4 * block * fan_in)
+        dsorted, slots, starts = at(found, block * fan_in), at(found, 2 * block * fan_in), at(ints, 0)
         pair = np.searchsorted(pair_labels, start)
         for first in range(start, stop, block):
             labels = min(block, stop - first)
             w, idx, b = at(weight, first * fan_in), at(indices, first * fan_in), at(bias, first)
             if by_feature:
-                _sort(w, idx, fan_in, labels, n_features, starts, slots, weights)
+                _sort(w, idx, fan_in, labels, n_features, starts, slots)
             q = pair
             for p in range(panels):
                 n, q, losses = min(size, batch - p * size), pair, zero
@@ -356,7 +372,7 @@ def _kernels(size: int, by_feature: bool):
                     for i in range(n):
                         loss += item(spare, i)
                 if by_feature:
-                    _by_feature(x, n_features, starts, slots, weights, part, dx, dsorted, p > 0, dx, 0, zero)
+                    _by_feature(x, n_features, starts, slots, part, dx, dsorted, p > 0, dx, 0, zero)
                 else:
                     _by_label(x, w, idx, fan_in, part, dx, found, labels, p > 0, zero)
             pair = q
@@ -387,10 +403,11 @@ class _Way(NamedTuple):
     @classmethod
     def best(cls, batch: int, n_features: int, n_labels: int, fan_in: int, widest: int = WIDE) -> _Way:
         """The fastest, as measured; `n_labels` are those of one thread, `widest` limits panels that go by label."""
-        size = 16 if batch <= 16 else min(32, WIDE) if batch <= 32 else WIDE
+        size = 16 if batch <= 16 else NARROW if batch <= 32 else WIDE
         block = max(1, min(BLOCK, SORTED_SLOTS // fan_in))
-        while block * fan_in < 4 * n_features and block < 4 * BLOCK:
-            block *= 2
+        for times, most in ((16, 2 * BLOCK), (4, 4 * BLOCK)):  # how often a feature is met, and what that is worth
+            while block * fan_in < times * n_features and block < most:
+                block *= 2
         # Sorting has 16 bits for k. It pays from two wide panels on, if several labels of a block read a feature.
         if batch > 64 and min(block, n_labels) * fan_in >= 2 * n_features and fan_in < 1 << 16:
             return cls(size, block, True)
@@ -517,6 +534,7 @@ def forward(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> 
     n_labels, fan_in = weight.shape
     work = n_labels * fan_in * x.shape[0]
     way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
+    way = way._replace(size=min(way.size, NARROW))
     w, idx = _array(weight), _array(indices)
     xt = _panels(x, way.size, 0, w.dtype, work)[0]
     b = np.zeros(n_labels, w.dtype) if bias is None else _array(bias)
@@ -535,7 +553,7 @@ def backward(
     w, idx, grad = _array(weight), _array(indices), _widened(grad)
     work = 2 * n_labels * fan_in * x.shape[0]
     # By label, x and its gradient are read at random: narrow panels of both stay nearer.
-    way = _Way.best(*x.shape, n_labels // parts(work), fan_in, widest=32)
+    way = _Way.best(*x.shape, n_labels // parts(work), fan_in, widest=NARROW)
     rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
     dweight, dbias = _result(w.shape, w.dtype), np.empty(n_labels, w.dtype)
     # The gradient comes in any layout, [L, B] and [B, L] the most common: as a line of memory and two strides.

@@ -103,6 +103,31 @@ def put(typing, memory, position, number):
     return types.void(memory, position, memory.dtype), generate
 
 
+def _word(context, builder, signature, args):
+    return builder.bitcast(_address(context, builder, signature, args), INT32.as_pointer())
+
+
+@intrinsic
+def word(typing, memory, position):
+    """The int32 that `put_word` wrote where a number could be."""
+
+    def generate(context, builder, signature, args):
+        return builder.load(_word(context, builder, signature, args))
+
+    return types.int32(memory, position), generate
+
+
+@intrinsic
+def put_word(typing, memory, position, number):
+    """Write an int32 where a number could be: its first 4 bytes."""
+
+    def generate(context, builder, signature, args):
+        builder.store(args[2], _word(context, builder, signature, args))
+        return context.get_dummy_value()
+
+    return types.void(memory, position, types.int32), generate
+
+
 @intrinsic
 def load(typing, memory, position, like):
     """The Vector, as wide as `like`, of the numbers from `position` on."""
@@ -220,6 +245,35 @@ def splat(typing, number, width):
         return _pick(builder, builder.insert_element(nothing, args[0], INT32(0)), nothing, [0] * size)
 
     return vector(number, width), generate
+
+
+@intrinsic
+def four(typing, memory, position):
+    """Four numbers from `position` on, over and over in a Vector of 16; see `lane`.
+
+    LLVM would turn them back into four loads. A fence, which costs nothing, hides where they come from.
+    """
+    vector = Vector(memory.dtype, 16)
+
+    def generate(context, builder, signature, args):
+        place = builder.bitcast(_address(context, builder, signature, args), Vector(memory.dtype, 4).ir.as_pointer())
+        found = builder.load(place)
+        found.align = memory.dtype.bitwidth // 8
+        fence = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector.ir, [vector.ir]),
+                                               f"llvm.arithmetic.fence.v16f{memory.dtype.bitwidth}")
+        return builder.call(fence, [_pick(builder, found, found, [0, 1, 2, 3] * 4)])
+
+    return vector(memory, position), generate
+
+
+@intrinsic(prefer_literal=True)
+def lane(typing, vector, i, like):
+    """A Vector, as wide as `like`, that holds number i of what `four` found in all its places; i is a constant.
+
+    A shuffle in place of a load, where loads are what is short.
+    """
+    places = [j % 16 // 4 * 4 + i.literal_value for j in range(like.width)]
+    return like(vector, i, like), lambda context, builder, signature, args: _pick(builder, args[0], args[0], places)
 
 
 @intrinsic
