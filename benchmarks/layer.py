@@ -2,6 +2,7 @@
 
     python -m benchmarks.layer [--grid default|target|growth|full] [--device cpu|cuda] [--repeats 7] [--only PEER]
     python -m benchmarks.layer --grid default --only PEER --only nn.Linear --add    the file's rows stay, new ones come
+    python -m benchmarks.layer --grid growth --repeats 3 --seconds 1 --patience 2 --add    about ten minutes on 2 cores
     python -m benchmarks.layer --report                                             measures nothing
 
 `target`: L = 131,072, B in {32, 64, 256}, D in {384, 768}, K in {32, 64}. `growth`: from B=64, D=768, L=131,072, K=32
@@ -140,6 +141,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=40, help="for a shape, after which no further repeat is begun")
+    parser.add_argument("--patience", type=float, default=float("inf"),
+                        help="seconds of a turn after which a peer gets no more of them, nor larger shapes")
     parser.add_argument("--only", action="append", choices=PEERS, metavar="PEER", help="may be given several times")
     parser.add_argument("--add", action="store_true", help="keep the rows of the CSV, add those of peers it lacks")
     parser.add_argument("--report", action="store_true", help="make tables and pictures of the CSV, measure nothing")
@@ -151,8 +154,10 @@ def main() -> None:
         return report(pd.read_csv(path), name, options.device, head)
     shapes = list(dict.fromkeys(GRIDS[options.grid]()))
     rows = pd.DataFrame(race(shapes, options.only, repeats=options.repeats, device=options.device,
-                             seconds=options.seconds))
+                             seconds=options.seconds, patience=options.patience))
     command = f"python -m benchmarks.layer --grid {options.grid} --device {options.device} --repeats {options.repeats}"
+    if options.patience < float("inf"):
+        command += f" --patience {options.patience:g}"
     command += "".join(f' --only "{peer}"' for peer in options.only or ())
     if options.add:
         old = pd.read_csv(path)
@@ -182,8 +187,9 @@ def report(rows: pd.DataFrame, name: str, device: str, head: list[str]) -> None:
              ("A whole step with Adam, ms", beside(rows, "median ms")),
              ("What a step adds to memory at its highest, MiB", beside(rows, "peak MiB")),
              ("Bytes a label between two steps, against the ledger", against_ledger(rows))]
-    if "note" in rows and len(left := rows[rows["note"].fillna("").str.startswith("not run")]):
-        parts.append(("What was not run", left.drop_duplicates(["peer", *SIZES])[[*SIZES, "peer", "note"]]))
+    for heading, words in (("What was not run", "not run"), ("What got fewer turns", "no more turns")):
+        if "note" in rows and len(left := rows[rows["note"].fillna("").str.startswith(words)]):
+            parts.append((heading, left.drop_duplicates(["peer", *SIZES])[[*SIZES, "peer", "note"]]))
     try:
         from benchmarks.layer_figures import figures
     except ImportError as error:  # a GPU server need not have plotly: --report on another machine

@@ -89,12 +89,13 @@ def caches() -> str:
 
 def needs(kernel: str, batch: int, width: int, n_labels: int, fan_in: int, threads: int) -> dict[str, float]:
     """Vector instructions for a slot and all panels, scalar cycles, and bytes from and to memory in all."""
-    way = cpu._Way.best(batch, width, n_labels // threads, fan_in, 32 if kernel == "backward" else cpu.WIDE)
+    way = cpu._Way.best(batch, width, n_labels // threads, fan_in, cpu.WIDE if "step" in kernel else cpu.NARROW)
+    way = way._replace(size=min(way.size, cpu.NARROW)) if kernel == "forward" else way
     panels = -(-batch // way.size)
     v = way.size / REGISTER * panels  # registers of a row of x
     slots, logits = n_labels * fan_in, n_labels * batch
     rows = slots * (4 + 2) + 4 * n_labels  # weights, indices, biases
-    score = {"loads": v + panels, "stores": v / fan_in, "multiply-adds": v, "other": 0, "scalar": 0}
+    score = {"loads": v + panels / 4, "stores": v / fan_in, "multiply-adds": v, "other": panels, "scalar": 0}
     if way.by_feature:
         met = way.block * fan_in / width  # slots of a block that read one feature
         back = {"loads": v + panels + 2 * v / met, "stores": v / met + panels / 4, "multiply-adds": 2 * v,

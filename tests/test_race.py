@@ -80,6 +80,20 @@ def test_peers_that_do_not_fit_together_take_turns_in_groups(monkeypatch):
     assert [group for group, _ in groups] == [["FixedFanIn", "nn.Linear"], ["FixedFanIn", "masked dense"]]
 
 
+def test_slow_peers_get_one_turn_and_no_larger_shape(monkeypatch):
+    took = {"nn.Linear": 3.0}
+    monkeypatch.setattr(race._Contestant, "_timed", lambda self, work: took.get(self.peer.name, 0.5))
+    small = race.Shape(2, 16, 100, 4)
+    shapes = [small, small._replace(n_labels=200), small._replace(batch=1, n_labels=300)]
+    rows = pd.DataFrame(race.race(shapes, ["FixedFanIn", "nn.Linear"], kinds=["forward"], repeats=4, patience=2,
+                                  progress=False)).set_index(["peer", "n_labels"])
+    assert list(rows.loc["FixedFanIn", "repeats"]) == [4, 4, 4] and rows.loc["FixedFanIn", "note"].isna().all()
+    assert rows.loc[("nn.Linear", 100), "repeats"] == 1 and "longer than 2 s" in rows.loc[("nn.Linear", 100), "note"]
+    note = rows.loc[("nn.Linear", 200), "note"]
+    assert note == "not run: forward took 3.0 s at batch=2, width=16, n_labels=100, fan_in=4"
+    assert rows.loc[("nn.Linear", 300), "repeats"] == 1  # smaller in one size: it may be faster
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="'nn.Linaer' is not one of"):
         race.race([SHAPE], ["nn.Linaer"])

@@ -9,6 +9,7 @@ know a whole step alone, in place and without logits: `FixedFanIn`, and a dense 
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import warnings
@@ -234,7 +235,8 @@ PEERS = {peer.name: peer for peer in (
 
 
 def race(shapes: Iterable[Shape], peers: Sequence[str] | None = None, *, repeats: int = 5, kinds: Sequence[str] = KINDS,
-         device: str | torch.device = "cpu", seconds: float = 60.0, progress: bool = True) -> list[dict[str, Any]]:
+         device: str | torch.device = "cpu", seconds: float = 60.0, patience: float = math.inf, progress: bool = True
+         ) -> list[dict[str, Any]]:
     """Time `peers` (all, unless named) on each shape; one row for each shape, peer and kind.
 
     A row has the sizes, "peer" and "kind", and either a "note" that says why there is no time, or:
@@ -242,7 +244,9 @@ def race(shapes: Iterable[Shape], peers: Sequence[str] | None = None, *, repeats
     nn.Linear, where that ran in the same turns; for a step "held MiB" (weights, indices and moments) and "peak MiB"
     (what it adds to the process at its highest; blocks that an allocator kept from before are not seen).
     Peers take turns; those that do not fit into memory together do so in smaller groups, each with FixedFanIn in it.
-    After `seconds` for a shape no further repeat is begun, though at least three are made.
+    After `seconds` for a shape no further repeat is begun, though at least three are made. What takes longer
+    than `patience` seconds, once it is warm, gets no more turns; a peer whose median is above goes without later shapes
+    that are nowhere smaller. The "note" says so.
     Raises ValueError for an unknown peer or kind.
     """
     names = list(peers or PEERS)
@@ -250,10 +254,12 @@ def race(shapes: Iterable[Shape], peers: Sequence[str] | None = None, *, repeats
         if name not in known:
             raise ValueError(f"{name!r} is not one of {', '.join(map(repr, known))}")
     device = torch.device(device)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for shape in tqdm([Shape(*shape) for shape in shapes], desc="race", unit="shape", disable=not progress):
-        for group, left_out in _groups(shape, names, device):
-            rows += _turns(shape, group, repeats, kinds, device, seconds)
+        slow = _too_slow(shape, rows, patience)
+        for i, (group, left_out) in enumerate(_groups(shape, [name for name in names if name not in slow], device)):
+            left_out |= slow if i == 0 else {}
+            rows += _turns(shape, group, repeats, kinds, device, seconds, patience)
             rows += [{**shape._asdict(), "peer": name, "kind": kind, "note": why} for name, why in left_out.items()
                      for kind in kinds]
     return _against_dense(rows)
@@ -278,8 +284,18 @@ def _groups(shape: Shape, names: Sequence[str], device: torch.device) -> list[tu
     return [(base + group, why if i == 0 else {}) for i, group in enumerate(groups)]
 
 
+def _too_slow(shape: Shape, rows: Sequence[dict[str, Any]], patience: float) -> dict[str, str]:
+    """Peers that took longer than `patience` at a shape that is nowhere larger, with the reason."""
+    why = {}
+    for row in rows:
+        if row.get("median ms", 0.0) > 1e3 * patience and all(row[k] <= v for k, v in shape._asdict().items()):
+            at = ", ".join(f"{k}={row[k]}" for k in Shape._fields)
+            why.setdefault(row["peer"], f"not run: {row['kind']} took {row['median ms'] / 1e3:.1f} s at {at}")
+    return why
+
+
 def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str], device: torch.device,
-           seconds: float) -> list[dict[str, Any]]:
+           seconds: float, patience: float) -> list[dict[str, Any]]:
     contestants = {name: _Contestant(PEERS[name], shape, device) for name in names}
     times: dict[tuple[str, str], list[float]] = {}
     peaks: dict[str, float] = {}
@@ -287,7 +303,8 @@ def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str
     for repeat in range(repeats + 1):
         for name, contestant in contestants.items():
             for kind in kinds:
-                if kind not in contestant.peer.kinds:
+                taken = times.setdefault((name, kind), [])
+                if kind not in contestant.peer.kinds or taken and taken[-1] > patience:
                     continue
                 if repeat == 0 and kind == STEP:  # the first turn compiles and touches memory: not timed
                     contestant.run(kind)
@@ -295,19 +312,21 @@ def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str
                     continue
                 took = contestant.run(kind)
                 if repeat:
-                    times.setdefault((name, kind), []).append(took)
+                    taken.append(took)
         if repeat >= 3 and time.perf_counter() - started > seconds:
             break
     rows = []
     for name in names:
         for kind in kinds:
             row = {**shape._asdict(), "peer": name, "kind": kind}
-            if (name, kind) in times:
-                ms = 1e3 * np.array(times[name, kind])
+            if taken := times[name, kind]:
+                ms = 1e3 * np.array(taken)
                 row |= {"median ms": float(np.median(ms)), "low ms": float(np.percentile(ms, 25)),
                         "high ms": float(np.percentile(ms, 75)), "repeats": len(ms)}
                 if kind == STEP:
                     row |= {"held MiB": contestants[name].held() / 2**20, "peak MiB": peaks[name] / 2**20}
+                if taken[-1] > patience:
+                    row["note"] = f"no more turns: the last took longer than {patience:g} s"
             else:
                 row["note"] = f"{PEERS[name].kinds[0]} only"
             rows.append(row)
