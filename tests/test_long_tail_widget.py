@@ -144,6 +144,13 @@ def test_what_cannot_be(trace, tmp_path):
         xe.LongTailExplorer(trace, zipf=3)
 
 
+def test_no_page_is_told_of_the_cloud(view):
+    config = view._figure._config
+    assert config["showSendToCloud"] is False and config["displayModeBar"] is False
+    view._figure._config = {"plotlyServerURL": "https://example.org"}  # as plotly does while the widget is made
+    assert view._figure._config["showSendToCloud"] is False
+
+
 def test_close_leaves_no_widget(trace):
     before = set(live_widgets)
     xe.LongTailExplorer(trace).close()

@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from ..corpora import BIN_NAMES
-from ..plots.style import AUXILIARY, BINS, CONFIG, INK, TEMPLATE, Look
+from ..plots.style import AUXILIARY, BINS, INK, TEMPLATE, Look
 from .engine import Snapshot
-from .guarded import Guarded
+from .figure import BareFigure
 
 MOST_POINTS = 500
 HEIGHT = 444  # pixels; lab.css has the same
@@ -44,10 +44,6 @@ TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26)
 TITLE_GAP = 0.01
 RUN_DASH = {"A": "solid", "B": "dash"}
 LOOKS = {"all": ALL, "auxiliary": AUXILIARY, **BINS}
-
-
-class Figure(Guarded, go.FigureWidget):
-    """A figure that one thread may draw while another hears from the browser."""
 
 
 class Charts:
@@ -86,8 +82,7 @@ class Charts:
             figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS], row=row, col=1)
         self._budget = False
         _arrange(figure, self._budget)
-        self.figure = Figure(figure)
-        self.figure._config = self.figure._config | CONFIG | {"displayModeBar": False}
+        self.figure = BareFigure(figure)
         n = len(LINES)
         self._keys, self._curves = self.figure.data[:2], {"A": self.figure.data[2:n + 2], "B": self.figure.data[n + 2:]}
         # of each run: which it is, and how many events of each kind are on the screen

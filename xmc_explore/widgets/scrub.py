@@ -13,19 +13,16 @@ from IPython.display import display
 
 from ..corpora import BIN_NAMES, LabelBins, label_bins
 from ..frames import Frame, FrameStore
-from ..plots import CONFIG, Picture
+from ..plots import Picture
 from ..plots.static import png
 from ..plots.style import INK
 from ..trace import Trace
 from .canvas import ConnectivityCanvas
-from .guarded import Guarded, close_with_parts, hear_while_a_cell_runs
+from .figure import Figure
+from .guarded import close_with_parts, hear_while_a_cell_runs
 
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
 STILL = (330, 640)  # pixels of the picture that stays in a saved notebook
-
-
-class Figure(Guarded, go.FigureWidget):
-    """A figure that follows the canvas: one bin alone, and a line at the step of the frame."""
 
 
 class Scrub:
@@ -193,8 +190,8 @@ def _at_step(store: FrameStore, step: int) -> int:
 
 
 def _linked(picture: Picture) -> Figure:
+    """A figure that follows the canvas: one bin alone, and a line at the step of the frame."""
     figure = Figure(picture.figure)
-    figure._config = figure._config | CONFIG
     figure.add_shape(type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1, line=dict(color=INK, width=1))
     return figure
 

@@ -11,23 +11,19 @@ from typing import Any, NamedTuple
 import ipywidgets as W
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from IPython.display import display
 
 from ..corpora import BIN_NAMES, Corpus, label_bins
-from ..plots import CONFIG, Picture, long_tail
+from ..plots import Picture, long_tail
 from ..plots.style import BINS
 from ..plots.tail import zipf_fit
 from ..trace import Trace
-from .guarded import Guarded, close_with_parts, hear_while_a_cell_runs
+from .figure import BareFigure
+from .guarded import close_with_parts, hear_while_a_cell_runs
 from .page import Page
 
 HERE = Path(__file__).parent
 MOST_ZIPF, ZIPF_STEP = 2.0, 0.05
-
-
-class Figure(Guarded, go.FigureWidget):
-    """The tail as it stands; its lines are changed in place."""
 
 
 class _Page(Page):
@@ -62,10 +58,9 @@ class LongTailExplorer:
             raise ValueError(f"zipf must lie in 0..{MOST_ZIPF:g}; got {zipf}")
         self._lock = threading.RLock()
         first = self._picture(edges, zipf)
-        self._figure = Figure(first.figure)
+        self._figure = BareFigure(first.figure)
         self._figure.update_layout(title_text="", margin=dict(t=64, l=56, r=12), font_size=13,
                                    xaxis_title_font_size=13, yaxis_title_font_size=13)
-        self._figure._config = self._figure._config | CONFIG | {"displayModeBar": False}
         low, high = (round(100 * edge) for edge in edges)
         self.head = _slider(W.IntSlider, low, 1, 98, 1, "head: first % of assignments", "d")
         self.torso = _slider(W.IntSlider, high, 2, 99, 1, "torso: up to %", "d")

@@ -1,0 +1,26 @@
+"""A plotly figure that is drawn in place while the browser looks on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+import traitlets
+
+from ..plots.style import CONFIG
+from .guarded import Guarded
+
+
+class Figure(Guarded, go.FigureWidget):
+    """A figure that one thread may draw while another hears from the browser; without plotly's tools if `bare`."""
+
+    bare = False
+
+    @traitlets.validate("_config")
+    def _ours(self, proposal: Any) -> dict[str, Any]:
+        """Plotly sets its own while the widget is made, and a page may draw with what it hears first."""
+        return proposal["value"] | CONFIG | ({"displayModeBar": False} if self.bare else {})
+
+
+class BareFigure(Figure):
+    bare = True
