@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from jupyter_browser import LabView, jupyter_lab, open_notebook, with_parameters, write_notebook
 from playwright.sync_api import expect
+
+import xmc_explore as xe
+from xmc_explore.widgets import sharing
 
 pytestmark = pytest.mark.browser
 
@@ -371,6 +376,27 @@ def test_a_figure_keeps_its_height_whatever_changes_around_it(browser, server):
             opened.page.wait_for_timeout(1500)  # what takes the height away comes late
             assert figure.bounding_box()["height"] == 400, change
         assert opened.errors == [] and opened.cell_errors() == []
+
+
+COLORS = """async (data) => {
+  const image = new Image();
+  image.src = "data:image/png;base64," + data;
+  await image.decode();
+  const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight), ink = canvas.getContext("2d");
+  ink.drawImage(image, 0, 0);
+  const pixels = new Uint32Array(ink.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+  return [canvas.width, canvas.height, new Set(pixels).size];
+}"""
+
+
+def test_a_figure_is_exported_as_a_picture(browser, tmp_path):
+    figure = go.Figure(go.Scatter(x=[1, 2, 3], y=[3, 1, 2], line_color="#0072B2"))
+    files = sharing.export(tmp_path, "figure", figure, xe.Recipe())
+    page = browser.new_page()
+    width, height, colors = page.evaluate(COLORS, base64.b64encode(files["picture"].read_bytes()).decode())
+    page.close()
+    assert (width, height) == (2200, 1120) and colors > 20  # a line, words and their soft edges
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.html", "figure.json", "figure.png"]
 
 
 def test_everything_fits_on_a_small_screen(opened, lab):
