@@ -15,7 +15,7 @@ from xmc_explore import exercises as ex
 from xmc_explore import memory
 from xmc_explore.corpora import load_corpus
 from xmc_explore.exercises.checking import TRIALS, agree, difference, examine, statement
-from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction
+from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction, WriteKernel
 from xmc_explore.exercises.n04_triton import tl
 from xmc_explore.recipe import Recipe
 from xmc_explore.training import train
@@ -69,7 +69,7 @@ def test_a_statement_has_all_that_a_student_needs(exercise):
 
 def test_there_are_enough_of_each_kind():
     kinds = [type(e) for e in ALL.values()]
-    assert len(kinds) >= 13 and set(kinds) == {WriteFunction, Prediction, Knob}
+    assert len(kinds) >= 20 and set(kinds) == {WriteFunction, WriteKernel, Prediction, Knob}
 
 
 # --- the checker --------------------------------------------------------------------------------------------------
