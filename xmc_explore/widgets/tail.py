@@ -119,7 +119,7 @@ class LongTailExplorer:
                              "assignments": assignments, "share": 100 * assignments / max(assignments.sum(), 1)})
 
     def _say(self, found: Picture) -> None:
-        self.caption, self._alt = found.caption, found.alt
+        self.caption = found.caption
         self._table.value = _html_table(self.table)
         self._words.value = ('<div class="xmc-tail-words" role="status" aria-live="polite">'
                              f"{html.escape(found.caption)}</div>")
