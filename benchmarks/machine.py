@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,17 @@ def conditions() -> dict[str, str]:
         "load at the end": load,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def commit() -> str:
+    """The commit that is checked out, in seven hex digits, with + behind if files differ from it; else "unknown"."""
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD")[:7] + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def write(name: str, title: str, table, notes: list[str]) -> None:
