@@ -150,7 +150,7 @@ def play_for(lab: LabView, steps: int) -> None:
 
 REACHED = ["Play", "Pause", "Step", "+10", "steps", "Reset", "preset", "A|B", "Branch", "Present", "More",
            "learning rates", "rewire every", "share that is rewired", "auxiliary weight", "auxiliary ends after",
-           "grow", "loss", "Rewire now", "fan-in", "intermediate", "encoder", "seed"]
+           "loss", "grow", "moments", "drop", "Rewire now", "fan-in", "intermediate", "encoder", "seed"]
 FOCUSED = """() => { const at = document.activeElement;
     const row = at.closest('.widget-slider, .xmc-knobs .widget-dropdown');
     if (row) return row.querySelector('.widget-label').innerText;

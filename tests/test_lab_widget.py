@@ -181,7 +181,7 @@ def test_a_layer_that_is_not_sparse_has_nothing_to_rewire(make, output):
     lab = make(xe.Recipe.method(output, encoder="bag", hidden=16, warmup=5, eval_interval=10))
     lab.run(12)
     assert [name for name, knob in lab.knobs.live.items() if knob.disabled] == [
-        "rewire_interval", "rewire_fraction", "rewire_threshold", "growth_mode"]
+        "rewire_interval", "rewire_fraction", "rewire_threshold", "growth_mode", "reset_moments", "prune_mode"]
     assert output in lab.canvas.caption and lab.canvas.picture == b"" and lab.canvas.bands == []
     assert lab.charts.curve(0).y.size == 12
 
@@ -562,6 +562,18 @@ def test_another_preset_turns_its_knobs(make):
     until(lambda: "rewiring" in words(lab.message))
     with pytest.raises(ValueError, match="no preset is called 'x'; choose one of 'everything'"):
         make(preset="x")
+
+
+def test_of_share_and_threshold_the_one_that_a_rewire_looks_at_is_shown(make):
+    lab = make(preset="rewiring")
+    share, threshold = lab.knobs.live["rewire_fraction"], lab.knobs.live["rewire_threshold"]
+    for mode, there, hidden in (("threshold", threshold, share), ("fraction", share, threshold)):
+        lab.knobs.live["prune_mode"].value = mode
+        assert there in lab.knobs.widget.children and hidden not in lab.knobs.widget.children
+        until(lambda mode=mode: lab.recipe.prune_mode == mode)
+    lab.presets.value = "loss"
+    lab.knobs.live["prune_mode"].value = "threshold"
+    assert threshold not in lab.knobs.widget.children  # a lesson shows its own knobs alone
 
 
 def test_a_knob_that_waits_for_reset_is_marked(make):

@@ -262,6 +262,23 @@ def test_live_changes_take_effect_and_are_recorded():
         run.change(rewire_fraction=2)
 
 
+def test_what_a_rewire_drops_and_forgets_can_change_during_a_run():
+    recipe = xe.Recipe(**FEATURES | dict(aux_weight=0.0, rewire_interval=5, rewire_end=1.0, rewire_fraction=0.1))
+    run = Run(tiny_corpus(texts=False), recipe, steps=12)
+    for _ in range(6):
+        run.step()
+    run.change(prune_mode="threshold", rewire_threshold=1e9, reset_moments=False)
+    for _ in range(3):
+        run.step()
+    layer = run.model.sparse_layer
+    before = run._output_optimizer.state[layer.weight]["exp_avg_sq"]
+    run.step()
+    assert (before > 0).any() and (layer.weight[before > 0] == 0).all()  # all dropped, no moment set to zero
+    trace = xe.Trace.of(run.trace)
+    first, second = trace.history("churn")[1]
+    assert first <= 0.1 and second == 1 and trace.events["change"][0]["options"]["reset_moments"] is False
+
+
 def test_rewire_now_is_a_change_like_any_other():
     recipe = xe.Recipe(**FEATURES | dict(rewire_interval=0, growth_mode="gradient"))
     run = Run(tiny_corpus(texts=False), recipe, steps=10)

@@ -226,8 +226,9 @@ def _check_names(options: dict[str, Any]) -> None:
 
 
 # The options that a running run can change; every other needs a new model or a new order of the data.
-LIVE = ("rewire_interval", "rewire_fraction", "rewire_threshold", "rewire_end", "growth_mode", "aux_weight",
-        "aux_cutoff", "lr_factor", "loss", "loss_interval", "eval_interval", "eval_documents", "checkpoint_interval")
+LIVE = ("rewire_interval", "rewire_fraction", "rewire_threshold", "rewire_end", "growth_mode", "prune_mode",
+        "reset_moments", "aux_weight", "aux_cutoff", "lr_factor", "loss", "loss_interval", "eval_interval",
+        "eval_documents", "checkpoint_interval")
 
 METHODS: dict[str, dict[str, Any]] = {
     "dense": dict(output="dense", aux_weight=0.0, output_lr=2e-3),

@@ -320,14 +320,15 @@ class Run:
 
     def _new_rewirer(self) -> Rewirer:
         r = self.recipe
-        return Rewirer(self.model.sparse_layer, self._output_optimizer, mode=r.prune_mode, schedule=r.rewire_schedule,
-                       init=r.init_mode, reset_moments=r.reset_moments, seed=r.seed, **self._live_rewiring())
+        return Rewirer(self.model.sparse_layer, self._output_optimizer, schedule=r.rewire_schedule, init=r.init_mode,
+                       seed=r.seed, **self._live_rewiring())
 
     def _live_rewiring(self) -> dict[str, Any]:
         """What the recipe says of the rewirer's options that may change during a run."""
         r = self.recipe
-        return {"grow": r.growth_mode, "interval": r.rewire_interval or self.steps + 1, "fraction": r.rewire_fraction,
-                "threshold": r.rewire_threshold, "end": int(r.rewire_end * self.steps)}
+        return {"grow": r.growth_mode, "mode": r.prune_mode, "interval": r.rewire_interval or self.steps + 1,
+                "fraction": r.rewire_fraction, "threshold": r.rewire_threshold, "end": int(r.rewire_end * self.steps),
+                "reset_moments": r.reset_moments}
 
     def apply_live_rewiring(self) -> None:
         """Let the rewirer do as the recipe says by now."""

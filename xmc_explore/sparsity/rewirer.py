@@ -42,8 +42,8 @@ class Rewirer:
     `drop` and `grow` are names ("magnitude"; "random" is SET, "gradient" is RigL) or functions, see `scores`.
     In a `GroupedFixedFanIn` a group drops and grows as one: by the mean of its labels' drop scores (as HASTE's code
     does) and the sum of their grow scores; weights and moments are set to zero for all of its labels.
-    Attributes `interval`, `fraction`, `threshold`, `grow`, `end` may be changed between steps; `requested = True` makes
-    the next step rewire whatever the interval says.
+    Attributes `interval`, `fraction`, `threshold`, `mode`, `grow`, `end`, `reset_moments` may be changed between steps;
+    `requested = True` makes the next step rewire whatever the interval says.
     Raises ValueError for an option that cannot be, RuntimeError if RigL is asked to rewire before it saw a batch.
     """
 

@@ -27,9 +27,13 @@ SLIDERS = (
      TENTHS, lambda v: f"{100 * v:g} %"),
 )
 CHOICES = (
-    ("growth_mode", "grow", "Which connections a rewire grows: any (SET), or those of the largest gradient (RigL)",
-     (("random: SET", "random"), ("gradient: RigL", "gradient"))),
     ("loss", "loss", "What is minimised", (("cross-entropy", "bce"), ("squared hinge", "squared_hinge"))),
+    ("growth_mode", "grow", "Which connections a rewire grows: any (SET), or those of the largest gradient (RigL)",
+     (("random", "random"), ("gradient", "gradient"))),
+    ("reset_moments", "moments", "What becomes of the optimizer's moments of a replaced slot",
+     (("set to zero", True), ("kept", False))),
+    ("prune_mode", "drop", "Which connections a rewire drops: a share, or all whose weight is below a threshold",
+     (("a share", "fraction"), ("all below", "threshold"))),
 )
 # These need a new model, or another order of the documents.
 REBUILD = (
@@ -41,6 +45,7 @@ REBUILD = (
 )
 LIVE_KNOBS = tuple(knob[0] for knob in (*SLIDERS, *CHOICES))
 REBUILD_KNOBS = tuple(knob[0] for knob in REBUILD)
+REWIRING = ("rewire_interval", "rewire_fraction", "rewire_threshold", "growth_mode", "reset_moments", "prune_mode")
 EFFECT = {"fraction": "rewire_fraction", "threshold": "rewire_threshold"}  # of the two, the one that the mode looks at
 
 
@@ -60,18 +65,17 @@ class Knobs:
         for knobs, turn in ((self.live, change), (self.rebuild, plan)):
             for option, knob in knobs.items():
                 knob.observe(lambda event, option=option, turn=turn: turn(**{option: event.new}), "value")
-        unused = EFFECT["threshold" if recipe.prune_mode == "fraction" else "fraction"]
-        self.hidden = {unused} if recipe.output == "sparse" else {unused, "fan_in"}
-        if recipe.output != "sparse":
-            for option in ("rewire_interval", "rewire_fraction", "rewire_threshold", "growth_mode"):
+        self._sparse, self._names = recipe.output == "sparse", None
+        if not self._sparse:
+            for option in REWIRING:
                 self.live[option].disabled = True
             self.rewire_now.disabled = True
         self.heading = W.HTML("<b>on reset</b>")
         self.widget = W.VBox()
         self.widget.add_class("xmc-knobs")
-        for knob in self.live.values():
-            knob.add_class("xmc-wide")
-        self.rewire_now.add_class("xmc-wide")
+        for option in (*(knob[0] for knob in SLIDERS), "loss"):
+            self.live[option].add_class("xmc-wide")
+        self.live["prune_mode"].observe(lambda _: self.show(self._names), "value")
         self.heading.add_class("xmc-wide")
         self._marked: set[str] = set()
         self.show(None)
@@ -81,9 +85,13 @@ class Knobs:
         return (*self.live.values(), self.rewire_now, *self.rebuild.values())
 
     def show(self, names: tuple[str, ...] | None) -> None:
-        """Put these knobs on the screen; None: all."""
+        """Put these knobs on the screen; None: all. Of share and threshold, the one that a rewire looks at."""
+        self._names = names
+        hidden = {EFFECT["threshold" if self.live["prune_mode"].value == "fraction" else "fraction"],
+                  *(() if self._sparse else ("fan_in",))}
+
         def chosen(option: str) -> bool:
-            return (names is None or option in names) and option not in self.hidden
+            return (names is None or option in names) and option not in hidden
 
         rebuild = [knob for option, knob in self.rebuild.items() if chosen(option)]
         self.widget.children = [*(knob for option, knob in self.live.items() if chosen(option)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from .knobs import REWIRING
+
 
 class Preset(NamedTuple):
     """`knobs` are the options whose knobs are shown (None: all); `options` are what the recipe is changed by."""
@@ -13,12 +15,11 @@ class Preset(NamedTuple):
     options: dict[str, Any]
 
 
-_REWIRING = ("rewire_interval", "rewire_fraction", "rewire_threshold", "growth_mode", "rewire_now")
 PRESETS = {
     "everything": Preset("every knob", None, {}),
     "first steps": Preset("press Play, and change the learning rates", ("lr_factor",), {}),
-    "rewiring": Preset("what rewiring does, without the auxiliary objective", (*_REWIRING, "fan_in", "seed"),
-                       {"aux_weight": 0.0}),
+    "rewiring": Preset("what rewiring does, without the auxiliary objective",
+                       (*REWIRING, "rewire_now", "fan_in", "seed"), {"aux_weight": 0.0}),
     "head and tail": Preset("how connections of head and tail labels live and die",
                             ("rewire_interval", "rewire_fraction", "rewire_now", "fan_in"), {}),
     "gradient flow": Preset("what a sparse layer lets through to the encoder, and two cures",
