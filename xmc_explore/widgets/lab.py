@@ -97,8 +97,8 @@ class Lab:
         self._exporting: threading.Thread | None = None
         self._saved, self._saved_text, self._unsaved = None, "", False
         self._build(recipe if against is None else against)
-        self._answered, self._asked = threading.Event(), threading.Event()
-        self.canvas.observe(lambda _: (self._answered.set(), self.engine.wake()), "seen")
+        self._asked = threading.Event()
+        self.canvas.observe(lambda _: self.engine.wake(), "seen")
         self.engine.start()
         self._painter = threading.Thread(target=self._paint_on, name="xmc-painter", daemon=True)
         self._painter.start()
@@ -182,7 +182,6 @@ class Lab:
         self.engine.close()
         for thread in (self._painter, self._exporting):
             if thread not in (None, threading.current_thread()):
-                self._answered.set()
                 self.engine.wake()
                 thread.join(10)
         for part in (self.widget, *self.knobs.all):
@@ -350,9 +349,9 @@ class Lab:
     def _paint_on(self) -> None:
         """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times.
 
-        What was asked for by hand is shown at once, and a command as soon as it is obeyed.
+        What was asked for by hand overtakes a paint that was not, and a command is answered as soon as it is obeyed.
         """
-        wait, asked, answered = self.engine.wait, self._asked.is_set, self._answered.is_set
+        wait, asked = self.engine.wait, self._asked.is_set
         while self._painted.state != "stopped":
             def due(s: Snapshot) -> bool:
                 return s.version > self._painted.version or asked() or self._chart_due
@@ -364,26 +363,29 @@ class Lab:
             by_hand = asked()
             self._asked.clear()
             snapshot, started = self.engine.snapshot, time.monotonic()
-            self._answered.clear()
             self._paint(snapshot, by_hand)
-            if snapshot.state == "stopped":
-                return
 
             def obeyed(s: Snapshot, before: int = snapshot.handled) -> bool:
                 return s.handled > before
 
-            if obeyed(wait(lambda s: answered() or obeyed(s), BLIND_SECONDS)):  # noqa: B023
+            def free(s: Snapshot, by_hand: bool = by_hand) -> bool:
+                """Is the browser done with this paint, or is there something that need not wait for it?"""
+                return self.canvas.seen >= self.canvas.tick or asked() and not by_hand or s.state == "stopped"
+
+            if obeyed(wait(lambda s: free(s) or obeyed(s), BLIND_SECONDS)):  # noqa: B023
                 self._tell()  # a line is small: it need not wait for the browser to have drawn the rest
-                wait(lambda s: answered() or s.state == "stopped", BLIND_SECONDS)
+                wait(free, BLIND_SECONDS)
             if self._rolling:
                 self._roll()
             pause = max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic())
             wait(lambda s: asked() or obeyed(s), pause)  # noqa: B023
 
     def _tell(self) -> None:
-        """Say in the status line what is so at this moment; whoever is last says the latest."""
+        """Say in words what is so at this moment; whoever is last says the latest."""
         with self._telling:
-            self.status.value = _status(self.engine.snapshot, self.engine.pending)
+            snapshot = self.engine.snapshot
+            self.status.value = _status(snapshot, self.engine.pending)
+            self.message.value = _message(snapshot, self._about, *self._said)
 
     def _roll(self) -> None:
         """Play a recording: on to its next frame."""
@@ -407,7 +409,6 @@ class Lab:
                 with self.canvas.drawing:
                     self._draw_connectivity(snapshot, step)
                     self.canvas.playing = snapshot.state == "playing" or self._rolling
-                self.message.value = _message(snapshot, self._about, *self._said)
                 if not self._chart_due:
                     self.charts.draw(snapshot, None if self.scrubber.step is None else step)
                     self._charted = time.monotonic()
