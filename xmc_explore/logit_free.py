@@ -35,6 +35,10 @@ from .rounding import round_to
 CHUNK_ELEMENTS = 1 << 20  # logits [B, chunk] held at once: 4 MiB in float32
 PART_ELEMENTS = 1 << 20  # weights of such a part, [chunk, D] of a dense layer, and as many gradients: they fit caches
 
+Needs = tuple[bool, bool, bool]  # of the gradients of x, weight and bias, as the backends take it
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+ALL = (True, True, True)
+
 
 class Part(Protocol):
     """What a layer must offer to be gone through by parts: `labels` is a slice, or a tensor of labels [n].
@@ -44,8 +48,8 @@ class Part(Protocol):
 
     def part_scores(self, x: Tensor, labels: slice | Tensor) -> Tensor: ...  # [B, n]
 
-    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
-        ...  # dx [B, D], and of weight[labels] and bias[labels], from grad [B, n]
+    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice | Tensor, needs: Needs = ALL) -> Gradients:
+        ...  # dx [B, D], and of weight[labels] and bias[labels], from grad [B, n]; None where it is not needed
 
 
 class _Dense:
@@ -62,10 +66,11 @@ class _Dense:
         z = x.to(dtype) @ weight.to(dtype).t()
         return z.to(x.dtype) if bias is None else z.to(x.dtype).add_(bias[labels].to(x.dtype))
 
-    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice | Tensor, needs: Needs = ALL) -> Gradients:
         dtype = self.dtype or x.dtype
-        g, weight = grad.to(dtype), self.layer.weight[labels].to(dtype)
-        return (g @ weight).to(x.dtype), (g.t() @ x.to(dtype)).to(x.dtype), grad.sum(0)
+        g = grad.to(dtype)
+        return ((g @ self.layer.weight[labels].to(dtype)).to(x.dtype) if needs[0] else None,
+                (g.t() @ x.to(dtype)).to(x.dtype) if needs[1] else None, grad.sum(0) if needs[2] else None)
 
 
 def part_of(layer: nn.Module) -> Part:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from .corpora import BIN_NAMES
 from .encoders import Encoder, linear
 from .frames import FrameStore
-from .logit_free import LOGIT_GRADIENTS, compute_dtype, loss_by_chunks, part_of
+from .gradients import EncoderGradients
+from .logit_free import LOGIT_GRADIENTS, Part, compute_dtype, part_of
 from .model import Classifier
 from .recipe import Recipe
 
@@ -68,16 +69,17 @@ class GradientProbes:
     snr     |g|^2 / mean_i |g_i - g|^2 with g_i the gradient on one of 4 micro-batches that the batch is split into at
             random (means weighted by their documents). Where documents have nothing in common it is about 1 / 3.
 
-    What goes into the encoder is computed in float32; its own backward passes have the precision of its forward pass,
-    so that under autocast the shares sum to 1 up to the rounding of bfloat16. Costs a backward pass of the encoder for
-    each gradient named, and for the twin that of a dense layer at every step ("Probes" in benchmarks/NOTES.md).
+    All of them are inner products between the parts (see `gradients`): the output layer gives each part's gradient of h
+    in closed form, in float32, and together they go once through the encoder, backwards, on the graph of the training
+    step's own forward pass. Under autocast that way back has the precision of the way there. The twin also takes the
+    time of a dense layer at every step ("Probes" in benchmarks/NOTES.md).
     """
 
     def __init__(self, model: Classifier, recipe: Recipe, bin_of_label: np.ndarray,
                  optimizer: Callable[..., torch.optim.Optimizer]):
         self.model, self.recipe = model, recipe
         self.names = {name.strip() for name in recipe.probes.split(",")}
-        self.parameters = [p for p in model.encoder.parameters() if p.requires_grad]
+        self.encoder = EncoderGradients(model.encoder)
         self._bin = torch.from_numpy(np.asarray(bin_of_label)).to(next(model.parameters()).device)
         self._optimizer = optimizer
         self._twin: DenseTwin | None = None
@@ -103,54 +105,56 @@ class GradientProbes:
         twin = "twin" in self.names and hasattr(self._layer, "to_dense")
         if twin and self._twin is None:
             self._twin = DenseTwin(self._layer, self._optimizer, recipe)
-        fields = None
+        fields = dense = None
         with torch.autocast(x.device.type, enabled=False):
-            if due:
-                fields = self._measure(step, h, x, positives, clusters, weight)
             if twin:
-                self._twin.learn(x, positives, recipe.loss, 1 - weight, lr_factor)
+                dense = self._twin.learn(x, positives, recipe.loss, 1 - weight, lr_factor, want_gradient=due)
+            if due:
+                fields = self._measure(step, h, x, positives, clusters, weight, dense)
+        self.encoder.forget()
         return fields and fields | {"seconds": time.perf_counter() - started}
 
     def _measure(self, step: int, h: Tensor, x: Tensor, positives: Positives, clusters: Positives | None,
-                 weight: float) -> dict[str, float]:
-        loss, n_bins = self.recipe.loss, len(BIN_NAMES)
-        dx = input_gradient(self._layer, x, *positives, loss, self._bin, n_bins) * (1 - weight)  # [bins, B, D]
-        dh = torch.zeros_like(h)
+                 weight: float, dense: Tensor | None) -> dict[str, float]:
+        loss, budget = self.recipe.loss, "budget" in self.names
+        dx = input_gradient(self._layer, x, *positives, loss, self._bin if budget else None)  # [bins, B, D], or [1, ..]
+        n_labels = len(dx)
+        if dense is not None:
+            dx = torch.cat([dx, dense.unsqueeze(0)])
+        dx = (dx * (1 - weight)).to(x.dtype)
+        parts = dx if x is h else torch.autograd.grad(x, h, dx, retain_graph=True, is_grads_batched=True)[0]
+        own = [parts[:n_labels]]  # what makes the gradient of this step; the twin's part only stands beside it
         if weight > 0:
-            everything = torch.zeros(self.model.auxiliary.out_features, dtype=torch.int8, device=h.device)
-            dh = input_gradient(self.model.auxiliary, h, *clusters, loss, everything, 1)[0] * weight
-        roots = [(x, part) for part in dx] + [(h, dh)]
-        labels = self._gradient((x, dx.sum(0)))
-        whole = self._gradient((x, dx.sum(0)), (h, dh)) if weight > 0 else labels
-        square = _dot(whole, whole) or math.nan
+            own.append(input_gradient(self.model.auxiliary, h, *clusters, loss) * weight)
+        own = torch.cat(own)
+        masks = self._micro_batches(step, h) if "snr" in self.names and len(h) > 1 else None
+        inner = self.encoder.inner_products(h, torch.cat([own, parts[n_labels:]]), masks, len(own)).cpu().numpy()
+        whole, square = inner[:len(own)].sum(0), inner[:len(own), :len(own)].sum()
         found = {}
-        if "budget" in self.names:
-            for name, root in zip((*BIN_NAMES, "auxiliary"), roots, strict=True):
-                part = self._gradient(root)
-                found[f"budget/share/{name}"] = _dot(part, whole) / square
-                found[f"budget/norm/{name}"] = math.sqrt(_dot(part, part))
-        if self._twin is not None:
-            dense = self._gradient((x, self._twin.gradient(x, positives, loss) * (1 - weight)))
-            found["twin/cosine"] = _cosine(labels, dense)
-            found["twin/cosine_total"] = _cosine(whole, dense)
-            found["twin/norm_ratio"] = math.sqrt(_dot(labels, labels) / (_dot(dense, dense) or math.nan))
-        if "snr" in self.names and len(x) > 1:
-            size, mean_square = len(x), 0.0
-            order = np.random.default_rng([self.recipe.seed, 13, step]).permutation(size)
-            for rows in np.array_split(order, min(MICRO_BATCHES, size)):
-                mask = torch.zeros(size, 1, dtype=torch.bool, device=x.device)
-                mask[torch.from_numpy(rows)] = True
-                part = self._gradient((x, dx.sum(0) * mask), (h, dh * mask))
-                mean_square += _dot(part, part) * size / len(rows)  # weighted |g_i|^2
-            found["snr"] = square / max(mean_square - square, 1e-300)  # mean |g_i - g|^2 = mean |g_i|^2 - |g|^2
+        if budget:
+            for i, name in enumerate((*BIN_NAMES, "auxiliary")):
+                part = i < len(own)  # there is no auxiliary part at weight 0
+                found[f"budget/share/{name}"] = float(whole[i] / (square or math.nan)) if part else 0.0
+                found[f"budget/norm/{name}"] = math.sqrt(max(inner[i, i], 0)) if part else 0.0
+        if dense is not None:
+            t, labels = len(own), inner[:n_labels, :n_labels].sum()
+            found["twin/cosine"] = _cosine(inner[:n_labels, t].sum(), labels, inner[t, t])
+            found["twin/cosine_total"] = _cosine(whole[t], square, inner[t, t])
+            found["twin/norm_ratio"] = math.sqrt(max(labels, 0) / (inner[t, t] or math.nan))
+        if masks is not None:
+            share = masks.mean(1).double().cpu().numpy()  # of the documents
+            mean_square = (np.diag(inner)[-len(masks):] / share).sum()  # of |g_i|^2, weighted
+            # mean |g_i - g|^2 = mean |g_i|^2 - |g|^2
+            found["snr"] = float(square / max(mean_square - square, 1e-300))
         return found
 
-    def _gradient(self, *roots: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """Of the encoder's parameters, from the gradients of tensors of the forward pass: (tensor, its gradient)."""
-        outputs, gradients = zip(*((y, g.to(y.dtype)) for y, g in roots), strict=True)
-        found = torch.autograd.grad(outputs, self.parameters, gradients, retain_graph=True, allow_unused=True)
-        # Of an embedding table the rows of this batch alone: every gradient has the same ones, as it lists all tokens.
-        return [g.coalesce().values() if g.is_sparse else g for g in found if g is not None]
+    def _micro_batches(self, step: int, h: Tensor) -> Tensor:
+        """The documents of each, as masks [4, B] of zeros and ones."""
+        order = np.random.default_rng([self.recipe.seed, 13, step]).permutation(len(h))
+        masks = np.zeros((min(MICRO_BATCHES, len(h)), len(h)), np.float32)
+        for mask, rows in zip(masks, np.array_split(order, len(masks)), strict=True):
+            mask[rows] = 1
+        return torch.from_numpy(masks).to(h.device)
 
 
 class DenseTwin:
@@ -172,54 +176,78 @@ class DenseTwin:
             sparse = sparse.to(self.layer.weight.dtype)
             self.layer.weight.copy_(torch.where(sparse != 0, sparse, self.layer.weight))
             self.layer.bias.copy_(layer.bias)
+            for p in self.layer.parameters():
+                p.grad = torch.zeros_like(p)  # written anew at each step
         self.base_lr = recipe.output_lr
         self.optimizer = optimizer(self.layer.parameters(), lr=self.base_lr, weight_decay=recipe.output_weight_decay)
 
-    def gradient(self, x: Tensor, positives: Positives, loss: str) -> Tensor:
-        """Gradient of the loss with respect to x [B, D], if this were the output layer."""
-        one_bin = torch.zeros(self.layer.out_features, dtype=torch.int8, device=x.device)
-        return input_gradient(self.layer, x, *positives, loss, one_bin, 1)[0]
+    @torch.no_grad()
+    def learn(self, x: Tensor, positives: Positives, loss: str, scale: float, lr_factor: float,
+              want_gradient: bool = False) -> Tensor | None:
+        """One step of its own optimizer on x [B, D] at `scale` times the loss.
 
-    def learn(self, x: Tensor, positives: Positives, loss: str, scale: float, lr_factor: float) -> None:
-        """One step of its own optimizer; x [B, D] receives no gradient."""
-        with torch.enable_grad():
-            value = loss_by_chunks(self.layer, x.detach(), *positives, loss=loss, want_loss=False)
-            (scale * value).backward()
+        Returns, if wanted, the gradient of the loss with respect to x, [B, D], as it was before that step.
+        """
+        layer, part = self.layer, part_of(self.layer)
+        x = x.detach().to(layer.weight.dtype)
+        dx = torch.zeros_like(x) if want_gradient else None
+        for labels in _chunks(layer.out_features, len(x)):
+            grad = _logit_gradient(part, x, labels, _within(labels, *positives), loss)
+            if want_gradient:
+                dx.addmm_(grad, layer.weight[labels])
+            grad *= scale
+            torch.mm(grad.t(), x, out=layer.weight.grad[labels])
+            torch.sum(grad, 0, out=layer.bias.grad[labels])
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr * lr_factor
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        return dx
 
 
 @torch.no_grad()
-def input_gradient(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, loss: str, bin_of_label: Tensor,
-                   n_bins: int) -> Tensor:
+def input_gradient(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, loss: str,
+                   bin_of_label: Tensor | None = None) -> Tensor:
     """Gradient of the loss (mean over documents) with respect to x [B, D], the part of each bin: [bins, B, D].
 
     dx[bin] = sum over the labels l of the bin of G[:, l] w_l^T, with G [B, L] the gradient of the logits, known in
     closed form (see `logit_free`); chunk of labels by chunk. (rows, columns) are the positive pairs, `bin_of_label` [L]
-    holds 0, 1, ... Raises TypeError for a layer that cannot be gone through label by label.
+    holds 0, 1 or 2; without it all labels are one bin. Raises TypeError for a layer that cannot be gone through label
+    by label.
     """
-    part, n_labels = part_of(layer), len(bin_of_label)
-    x = x.detach().to(compute_dtype(layer))
+    x, n_bins = x.detach().to(compute_dtype(layer)), 1 if bin_of_label is None else len(BIN_NAMES)
+    part = part_of(layer)
     found = x.new_zeros((n_bins, *x.shape))
-    size = max(1, LOGITS // max(len(x), 1))
-    for start in range(0, n_labels, size):
-        labels = slice(start, min(start + size, n_labels))
-        here = (columns >= labels.start) & (columns < labels.stop)
-        grad = LOGIT_GRADIENTS[loss](part.part_scores(x, labels), rows[here], columns[here] - start) / len(x)
-        bins = bin_of_label[labels]
-        for i in bins.unique().tolist():
-            found[i] += part.part_gradients(grad * (bins == i), x, labels)[0]
+    for i in range(n_bins):
+        n_labels, mine, pairs = layer.out_features, None, (rows, columns)
+        if bin_of_label is not None:
+            mine = (bin_of_label == i).nonzero()[:, 0]
+            n_labels, there = len(mine), bin_of_label[columns] == i
+            pairs = rows[there], torch.searchsorted(mine, columns[there])
+        for labels in _chunks(n_labels, len(x)):
+            some = labels if mine is None else mine[labels]
+            grad = _logit_gradient(part, x, some, _within(labels, *pairs), loss)
+            found[i] += part.part_gradients(grad, x, some, (True, False, False))[0]
     return found
 
 
-def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return sum(float(torch.dot(p.flatten().double(), q.flatten().double())) for p, q in zip(a, b, strict=True))
+def _chunks(n_labels: int, batch: int) -> list[slice]:
+    size = max(1, LOGITS // max(batch, 1))
+    return [slice(start, min(start + size, n_labels)) for start in range(0, n_labels, size)]
 
 
-def _cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    return _dot(a, b) / (math.sqrt(_dot(a, a) * _dot(b, b)) or math.nan)
+def _within(labels: slice, rows: Tensor, columns: Tensor) -> Positives:
+    """The pairs of a range of columns, counted from its start."""
+    here = (columns >= labels.start) & (columns < labels.stop)
+    return rows[here], columns[here] - labels.start
+
+
+def _logit_gradient(part: Part, x: Tensor, labels: slice | Tensor, pairs: Positives, loss: str) -> Tensor:
+    """[B, n] of some labels, for the mean over documents."""
+    return LOGIT_GRADIENTS[loss](part.part_scores(x, labels), *pairs).div_(max(len(x), 1))
+
+
+def _cosine(inner: float, square: float, other_square: float) -> float:
+    return float(inner / (math.sqrt(max(square * other_square, 0)) or math.nan))
 
 
 # --- connections, during a run ------------------------------------------------------------------------------------

@@ -88,10 +88,14 @@ class FanIn(nn.Module):
         backend = pick(self.backend, x.device).module
         return backend.forward(x, self.weight[labels].to(x.dtype), self.indices_of(labels), bias)
 
-    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """From the gradient [B, n] of these labels' scores: that of x [B, D], of weight [n, K] and of bias [n]."""
+    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice | Tensor,
+                       needs: tuple[bool, bool, bool] = (True, True, True)) -> tuple[Tensor | None, ...]:
+        """From the gradient [B, n] of these labels' scores that of x [B, D], of weight [n, K] and of bias [n].
+
+        None for those that are not needed.
+        """
         backend = pick(self.backend, x.device).module
-        return backend.backward(grad, x, self.weight[labels].to(x.dtype), self.indices_of(labels), (True, True, True))
+        return backend.backward(grad, x, self.weight[labels].to(x.dtype), self.indices_of(labels), needs)
 
     @torch.no_grad()
     def to_dense(self) -> Tensor:

@@ -71,11 +71,12 @@ class HeadTail(nn.Module):
         scores[~head] = self.tail.part_scores(x, at[~head] - self.head.out_features).t()
         return scores.t()
 
-    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice) -> tuple[Tensor, None, None]:
+    def part_gradients(self, grad: Tensor, x: Tensor, labels: slice | Tensor,
+                       needs: tuple[bool, bool, bool] = (True, False, False)) -> tuple[Tensor, None, None]:
         """From the gradient [B, n] of these labels' scores that of x [B, D]; those of the weights are in two places."""
         at = self.position[labels].long()
         head = at < self.head.out_features
-        dx, *_ = self.tail.part_gradients(grad[:, ~head], x, at[~head] - self.head.out_features)
+        dx, *_ = self.tail.part_gradients(grad[:, ~head], x, at[~head] - self.head.out_features, needs)
         return grad[:, head] @ self.head.weight[at[head]].to(x.dtype) + dx, None, None
 
     @torch.no_grad()
