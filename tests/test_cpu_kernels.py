@@ -1,6 +1,7 @@
 """The CPU kernels, each against the same formula in float64: layouts, panels, threads, and the step without logits."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -105,6 +106,16 @@ def test_any_number_of_threads(monkeypatch, batch, threads):
     monkeypatch.setattr(cpu, "parts", lambda work: threads)
     test_kernels_equal_the_reference((batch, 31, 1000, 9), torch.float32, torch.int16)
     step("bce", "adam", (batch, 31, 1000, 9))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_labels_and_the_caller_is_one_of_them(monkeypatch, threads):
+    monkeypatch.setattr(cpu, "parts", lambda work: threads)
+    for n_labels in (0, 1, 16, 1000):
+        found = cpu._over_labels(lambda *part: (*part, threading.get_ident()), n_labels, 0)
+        assert [part[0] for part in found] == list(range(threads))
+        assert [label for _, start, stop, _ in found for label in range(start, stop)] == list(range(n_labels))
+        assert found[0][3] == threading.get_ident() and all(part[3] != found[0][3] for part in found[1:])
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])

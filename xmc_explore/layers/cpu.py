@@ -436,10 +436,9 @@ def _over_labels(run: Callable[[int, int, int], object], n_labels: int, work: in
     n = parts(work)
     # Multiples of 16 labels: then each range of weights begins a line of the cache.
     bounds = np.minimum(np.linspace(0, n_labels, n + 1).astype(np.int64) + 15 & -16, n_labels)
-    if n == 1:
-        return [run(0, 0, n_labels)]
-    jobs = [_pool(os.getpid(), n).submit(run, i, bounds[i], bounds[i + 1]) for i in range(n)]
-    return [job.result() for job in jobs]
+    # The first range is the caller's own: of n threads beside it, one would be woken onto a core that is taken.
+    jobs = [_pool(os.getpid(), n - 1).submit(run, i, bounds[i], bounds[i + 1]) for i in range(1, n)]
+    return [run(0, 0, bounds[1]), *(job.result() for job in jobs)]
 
 
 def parts(work: int) -> int:
