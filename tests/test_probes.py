@@ -9,6 +9,8 @@ import pytest
 import torch
 from corpus_for_tests import tiny_corpus
 from torch import nn
+from torch.nn import functional as F
+from transformer_for_tests import small_transformer
 
 import xmc_explore as xe
 from xmc_explore import probes
@@ -35,10 +37,12 @@ def run_of(steps=40, corpus=None, **options) -> Run:
 @pytest.mark.parametrize("options", [
     {}, dict(growth_mode="gradient", intermediate=40), dict(output="bottleneck", bottleneck_width=3),
     dict(output="dense", aux_weight=0.0), dict(autocast="bfloat16", loss="squared_hinge"),
+    dict(encoder="transformer", max_tokens=8, intermediate=40),
     dict(output_update="in_place"), dict(group_size=4, head_share=0.5),
     dict(output_update="in_place", output_optimizer="sgd", momentum=0.0, output_dtype="bfloat16")],
     ids=lambda o: ",".join(map(str, o.values())) or "default")
-def test_a_run_is_the_same_bit_for_bit_with_probes_and_without(options):
+def test_a_run_is_the_same_bit_for_bit_with_probes_and_without(options, monkeypatch):
+    small_transformer(monkeypatch)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     one, two = (xe.train(tiny_corpus(), recipe(**options, probe_interval=every), steps=25, progress=False)
                 for every in (0, 3))
@@ -49,8 +53,7 @@ def test_a_run_is_the_same_bit_for_bit_with_probes_and_without(options):
     if one.frames:
         assert np.array_equal(one.connectivity(), two.connectivity())
     for event in two.events["probe"]:
-        rounding = 0.03 if "autocast" in options else 1e-4  # the encoder's backward passes are in bfloat16
-        assert sum(event[f"budget/share/{name}"] for name in PARTS) == pytest.approx(1, abs=rounding)
+        assert sum(event[f"budget/share/{name}"] for name in PARTS) == pytest.approx(1, abs=1e-4)
     assert not one.events["probe"] and [e["step"] for e in two.events["probe"]] == list(range(3, 25, 3))
     again = xe.train(tiny_corpus(), recipe(**options, probe_interval=3), steps=25, progress=False)
     for name in ("snr", "budget/share/tail"):
@@ -74,24 +77,32 @@ def test_an_encoder_without_parameters_has_no_gradient_to_look_at():
 
 def gradient(outputs, run, **options) -> torch.Tensor:
     """Of the encoder's parameters as one dense vector, by autograd."""
-    found = torch.autograd.grad(outputs, list(run.model.encoder.parameters()), retain_graph=True, **options)
-    return torch.cat([(g.to_dense() if g.is_sparse else g).flatten() for g in found])
+    found = torch.autograd.grad(outputs, list(run.model.encoder.parameters()), retain_graph=True, allow_unused=True,
+                                **options)
+    return torch.cat([(g.to_dense() if g.is_sparse else g).flatten() for g in found if g is not None])
 
 
-@pytest.mark.parametrize("options", [{}, dict(intermediate=40), dict(output="dense"), dict(loss="squared_hinge"),
-                                     dict(output="bottleneck", bottleneck_width=3), dict(aux_weight=0.0)],
-                         ids=lambda o: ",".join(map(str, o.values())) or "default")
-def test_budget_and_snr_are_what_autograd_says_in_float64(options):
+@pytest.mark.parametrize("options", [
+    {}, dict(intermediate=40), dict(output="dense"), dict(loss="squared_hinge"), dict(aux_weight=0.0),
+    dict(output="bottleneck", bottleneck_width=3), dict(group_size=4, head_share=0.5),
+    dict(loss="squared_hinge", intermediate=40, aux_weight=0.0), dict(encoder="transformer", max_tokens=8),
+    dict(encoder="transformer", max_tokens=8, loss="squared_hinge", aux_weight=0.0)],
+    ids=lambda o: ",".join(map(str, o.values())) or "default")
+def test_budget_twin_and_snr_are_what_autograd_says_in_float64(options, monkeypatch):
+    small_transformer(monkeypatch)
     run = run_of(probe_interval=1, dropout=0.0, **options)
     for _ in range(3):  # past the first steps, where all labels say the same
         run.step()
     run.model.double().train()
     weight, rows = run.auxiliary_weight(4), run.batch_rows(4)
-    ids, offsets, weights = run.documents["train"].batch(rows, run.device)
-    x, cluster_logits = run.model.features((ids, offsets, weights.double()), with_clusters=weight > 0)
+    batch = run.documents["train"].batch(rows, run.device)
+    if "encoder" not in options:
+        batch = (*batch[:2], batch[2].double())
+    x, cluster_logits = run.model.features(batch, with_clusters=weight > 0)
     logits = run.model.label_layer(x)
     positives = run._positives(run.corpus.train.labels, rows)
     clusters = run._positives(run._cluster_labels, rows) if weight > 0 else None
+    twin = run.probes._twin and [p.detach().clone() for p in run.probes._twin.layer.parameters()]
     found = run.probes(4, run.recipe, x, positives, clusters, weight, 1.0)
 
     loss_of = LOSSES[run.recipe.loss]
@@ -110,7 +121,7 @@ def test_budget_and_snr_are_what_autograd_says_in_float64(options):
     for name, part in parts.items():
         assert found[f"budget/norm/{name}"] == pytest.approx(float(part.norm()), rel=1e-10)
         assert found[f"budget/share/{name}"] == pytest.approx(float(part @ whole / (whole @ whole)), abs=1e-10)
-    assert torch.allclose(sum(parts.values()), whole, rtol=1e-10, atol=1e-14), "the parts add up to the whole"
+    assert torch.allclose(sum(parts.values()), whole, rtol=1e-10, atol=1e-12), "the parts add up to the whole"
     assert sum(found[f"budget/share/{name}"] for name in PARTS) == pytest.approx(1, abs=1e-10)
 
     order = np.random.default_rng([run.recipe.seed, 13, 4]).permutation(len(rows))
@@ -127,6 +138,50 @@ def test_budget_and_snr_are_what_autograd_says_in_float64(options):
         micro.append(gradient(value, run))
     spread = torch.stack([(g - whole).square().sum() for g in micro]).mean()
     assert found["snr"] == pytest.approx(float(whole.square().sum() / spread), rel=1e-8)
+
+    if twin:  # which learns in float32
+        dx, = torch.autograd.grad((1 - weight) * loss_of(F.linear(x, *(p.double() for p in twin)), *positives), x,
+                                  retain_graph=True)
+        dense, labels = gradient(x, run, grad_outputs=dx), whole - parts["auxiliary"]
+        for name, ours in (("twin/cosine", labels), ("twin/cosine_total", whole)):
+            assert found[name] == pytest.approx(float(F.cosine_similarity(ours, dense, dim=0)), abs=1e-6)
+        assert found["twin/norm_ratio"] == pytest.approx(float(labels.norm() / dense.norm()), rel=1e-5)
+    assert bool(twin) == ("output" not in options) == ("twin/cosine" in found)
+
+
+@pytest.mark.parametrize("autocast, tolerance", [("none", 1e-4), ("bfloat16", 0.03)])
+def test_in_fewer_bits_the_budget_is_what_autograd_says_up_to_rounding(autocast, tolerance):
+    run = run_of(probe_interval=1, autocast=autocast, batch_size=64)
+    for _ in range(10):
+        run.step()
+    weight, rows = run.auxiliary_weight(11), run.batch_rows(11)
+    run.model.train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast == "bfloat16"):
+        x, cluster_logits = run.model.features(run.documents["train"].batch(rows, run.device), with_clusters=True)
+        logits = run.model.label_layer(x).float()
+    positives, clusters = (run._positives(of, rows) for of in (run.corpus.train.labels, run._cluster_labels))
+    found = run.probes(11, run.recipe, x, positives, clusters, weight, 1.0)
+    dlogits, = torch.autograd.grad((1 - weight) * LOSSES["bce"](logits, *positives), logits, retain_graph=True)
+    of_label = torch.from_numpy(run.corpus.bins().of_label)
+    parts = [gradient(logits, run, grad_outputs=dlogits * (of_label == i)).double() for i in range(3)]
+    parts.append(gradient(weight * LOSSES["bce"](cluster_logits.float(), *clusters), run).double())
+    whole = sum(parts)
+    for name, part in zip(PARTS, parts, strict=True):
+        assert found[f"budget/share/{name}"] == pytest.approx(float(part @ whole / (whole @ whole)), abs=tolerance)
+        assert found[f"budget/norm/{name}"] == pytest.approx(float(part.norm()), rel=tolerance)
+
+
+def test_a_measurement_does_not_depend_on_what_else_is_measured():
+    every = {}
+    for probes_ in ("budget,twin,snr", "budget", "snr", "twin", "twin,snr"):
+        run = run_of(probe_interval=10, probes=probes_)
+        for _ in range(10):
+            run.step()
+        event, = run.trace.events["probe"]
+        for name, value in event.items():
+            if "/" in name or name == "snr":
+                assert value == pytest.approx(every.setdefault(name, value), rel=1e-4, abs=1e-5), (probes_, name)
+    assert len(every) == 8 + 3 + 1
 
 
 def test_pure_noise_has_a_signal_to_noise_ratio_of_a_third():

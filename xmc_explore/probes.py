@@ -34,7 +34,8 @@ Positives = tuple[Tensor, Tensor]  # (row in the batch, column) of every positiv
 
 @torch.no_grad()
 def gradient_norms(encoder: Encoder) -> dict[str, float]:
-    """Euclidean norm of the gradient of each encoder block, and of all of them together under "all"."""
+    """Euclidean norm of the gradient of each encoder block: sqrt(sum of g_i^2 over its parameters), and of all of them
+    together under "all"."""
     squares = {}
     for name, parameters in encoder.blocks().items():
         squares[name] = 0.0
@@ -256,13 +257,13 @@ def _cosine(inner: float, square: float, other_square: float) -> float:
 class ConnectionProbe:
     """Keeps account of the connections of a sparse layer from rewire to rewire; `rewired` gives the fields of an event.
 
-    churn/BIN  share of the bin's slots that this rewire replaced
-    age/BIN    mean over the bin's connections of the steps since they were grown (from step 0 for the first ones);
-               those grown by this rewire count as 0
-    explored   exploration rate: share of all L x D connections that ever existed (ITOP, Liu et al., 2021); not there
-               for layers with more than 67 million of them
-    found/BIN  of the features that truly decide a label (`support` [L, S]), the share that it is connected to; mean
-               over the bin's labels. By chance K / D
+    churn/BIN  slots that this rewire replaced / (K x labels of the bin)
+    age/BIN    mean of step - (step at which it was grown) over the bin's connections, which is 0 for the first ones;
+               those grown by this rewire have age 0
+    explored   exploration rate: |connections that ever existed| / (L D) (ITOP, Liu et al., 2021); not there for layers
+               with more than 67 million of them
+    found/BIN  |support of a label, [S], among what it reads, [K]| / S, mean over the bin's labels, with `support`
+               [L, S] the features that truly decide it. By chance K / D
 
     `indices` [L, K] are the first ones, `bin_of_label` [L] holds 0, 1 or 2. In a layer whose labels share rows,
     `row_of` [L] is the row of each, -1 for a label that has none; such labels do not count. A bin without labels is
@@ -363,7 +364,7 @@ def survival(lives: Lives, end: int, of_label: np.ndarray, grown: bool = True
 
 
 def replaced(store: FrameStore) -> np.ndarray:
-    """How often the slots of each label were replaced in the whole run, [L]."""
+    """How often the slots of each label were replaced in the whole run: a sum over its K slots and all rewires, [L]."""
     indices = store.seek(0).indices
     found = np.zeros(len(indices), np.int64)
     for number in range(1, len(store)):
@@ -372,7 +373,7 @@ def replaced(store: FrameStore) -> np.ndarray:
 
 
 def moves(store: FrameStore, of_label: np.ndarray) -> dict[str, float]:
-    """How often a slot was replaced in the whole run, mean over those of each bin; NaN for a bin without any."""
+    """How often a slot was replaced in the whole run: `replaced` / K, mean over each bin; NaN for one without slots."""
     first = store.seek(0).indices
     each, has = replaced(store) / first.shape[1], first[:, 0] >= 0
     members = {name: has & (of_label == i) for i, name in enumerate(BIN_NAMES)}
@@ -380,7 +381,7 @@ def moves(store: FrameStore, of_label: np.ndarray) -> dict[str, float]:
 
 
 def ages(store: FrameStore, of_label: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean age in steps of each bin's connections right after each frame, {bin: [frames]}; NaN for an empty bin."""
+    """Mean of step - born over each bin's connections right after each frame, {bin: [frames]}; NaN for an empty bin."""
     found = np.full((len(BIN_NAMES), len(store)), np.nan)
     for number in range(len(store)):
         frame = store.seek(number)
@@ -419,7 +420,10 @@ def explored(store: FrameStore, width: int, of_label: np.ndarray) -> dict[str, n
 
 
 def in_degree(indices: np.ndarray, width: int, of_label: np.ndarray | None = None) -> np.ndarray:
-    """How many labels read each feature, [D]; with `of_label` one row a bin, [3, D], which add up to it."""
+    """How many labels read each feature, d[j] = |{(l, k): indices[l, k] = j}|, [D].
+
+    With `of_label` one row a bin, [3, D], which add up to it. Fair draws: L K / D.
+    """
     if of_label is None:
         return np.bincount(indices[indices >= 0].astype(np.int64), minlength=width)
     return np.stack([in_degree(indices[of_label == i], width) for i in range(len(BIN_NAMES))])
@@ -436,7 +440,7 @@ def magnitude_spectrum(weight: np.ndarray, of_label: np.ndarray, points: int = 2
 
 
 def overlap(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Jaccard index of what two labels read, for each of `pairs` [n, 2]: features in common over features of either.
+    """Jaccard index of what two labels read, |A & B| / |A | B|, for each of `pairs` [n, 2].
 
     What fair draws have in common says `fair_overlap`.
     """
