@@ -147,6 +147,7 @@ class Claim:
     sentence: str
     differences: tuple[tuple[str, Value], ...]
     unit: str = "points"
+    runs: str = "seeds"  # what there are several of
 
 
 AUX, SET = "SET + auxiliary", "SET"
@@ -266,6 +267,7 @@ def for_notebooks(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> dict[
                                strict=True))
             found[claim.key] = {"source": claim.source, "claim": claim.sentence, "difference": words,
                                 "unit": claim.unit, "seeds": len(values), "verdict": judged["verdict"].iloc[0],
+                                **({} if claim.runs == "seeds" else {"runs": claim.runs}),
                                 **{k: round(float(v), 3) for k, v in numbers.items()}}
     return found
 

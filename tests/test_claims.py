@@ -13,6 +13,7 @@ from scipy import stats
 import xmc_explore as xe
 from benchmarks import after_the_paper as after
 from benchmarks import claims as bench
+from benchmarks import notebook_claims
 from xmc_explore import claims
 
 CLAIM = {"source": "Fig 1", "claim": "a is larger", "difference": "a less b", "unit": "points", "seeds": 5,
@@ -103,6 +104,31 @@ def test_what_is_committed_agrees_with_the_runs():
         assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
     report = (bench.RESULTS / "claims.md").read_text(encoding="utf-8")
     assert len(re.findall(r"\| (?:reproduced|opposite|not at this scale) \|", report)) == len(stored)
+
+
+def test_what_the_same_number_in_every_run_is_called(monkeypatch):
+    same = CLAIM | {"runs": "walks", "mean": 10.667, "one_low": 10.667, "one_high": 10.667}
+    monkeypatch.setattr(claims, "known", lambda: {"counted": same})
+    (row,) = xe.claims.paper_says({"counted": 10 + 2 / 3}).rows
+    assert row["expected here"] == "+10.67 (the same in 5 walks)"
+    assert row["verdict"] == "Your run agrees. Over all walks the claim holds here."
+
+
+def test_what_notebooks_alone_measure_agrees_with_its_runs():
+    stored = json.loads(notebook_claims.DATA.read_text(encoding="utf-8"))
+    again = bench.for_notebooks(notebook_claims.rows(), notebook_claims.CLAIMS)
+    assert stored.keys() == again.keys() == {claim.key for claim in notebook_claims.CLAIMS}
+    assert not stored.keys() & bench.for_notebooks(bench.known()).keys()
+    for key, claim in stored.items():
+        assert claim["verdict"] == again[key]["verdict"] and claim["seeds"] >= 5
+        assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
+
+
+def test_walks_ask_for_as_much_whatever_the_connections():
+    pytest.importorskip("triton")  # for Linux only
+    stored = pd.read_csv(notebook_claims.RUNS).query("setting == 'walk' and seed == 1")
+    for name, value in notebook_claims.walk(1).items():
+        assert stored[name].item() == (value if isinstance(value, str) else pytest.approx(value, abs=1e-3))
 
 
 def test_what_came_after_the_paper_agrees_with_its_runs():

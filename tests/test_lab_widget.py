@@ -25,8 +25,8 @@ from scipy.sparse import csr_array
 import xmc_explore as xe
 from xmc_explore.corpora import Corpus, Split
 from xmc_explore.training import TrainingError
+from xmc_explore.widgets import guarded, sharing
 from xmc_explore.widgets import lab as lab_module
-from xmc_explore.widgets import sharing
 from xmc_explore.widgets.charts import LINES, MOST_POINTS, Charts, points
 from xmc_explore.widgets.engine import Engine
 from xmc_explore.widgets.knobs import LIVE_KNOBS
@@ -676,8 +676,8 @@ def test_running_a_cell_again_closes_what_it_made_before(make, monkeypatch):
     running = {}
     shell = SimpleNamespace(get_parent=lambda: {"header": {"msg_id": running["request"]},
                                                 "metadata": {"cellId": running["cell"]}})
-    monkeypatch.setattr(lab_module, "get_ipython", lambda: shell)
-    monkeypatch.setattr(lab_module, "_of_cell", {})
+    monkeypatch.setattr(guarded, "get_ipython", lambda: shell)
+    monkeypatch.setattr(guarded, "_of_cell", {})
     running.update(request="1", cell="a")
     first, beside = make(), make()
     running.update(request="2", cell="b")

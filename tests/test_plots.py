@@ -30,6 +30,10 @@ SVG = "{http://www.w3.org/2000/svg}"
 TINY = dict(hidden=24, fan_in=4, aux_clusters=4, warmup=10, rewire_interval=10, batch_size=32, probe_interval=4)
 
 
+TIMES = pd.DataFrame({kind: {"FixedFanIn": 3.0 + i, "masked dense": 0.4, "torch CSR": [2.0, np.nan][i % 2]}
+                      for i, kind in enumerate(("forward", "gradient of x", "gradient of weight", "both", "step"))})
+
+
 def tiny_corpus(n_labels: int = 60, n_features: int = 30) -> Corpus:
     """A few hundred rows whose labels decide their features; the last label is named like markup and never used."""
     random = np.random.default_rng(0)
@@ -119,6 +123,8 @@ FIGURES = {
     "memory_by_part": lambda t, c: plots.memory_by_part(),
     "memory_of_run": lambda t, c: plots.memory_of_run(t["SET"]),
     "gather": lambda t, c: plots.gather(t["RigL"], tile=1),
+    "numbers": lambda t, c: plots.numbers({"P@1": 31.4, "P@3": 20.0}, "A constant answer", "%"),
+    "numbers of a table": lambda t, c: plots.numbers(TIMES, "The race", "times nn.Linear", log=True, marks={"1": 1}),
     "steps_and_memory": lambda t, c: plots.steps_and_memory([2.0, 0.3, 0.2], [2**30] * 3, {"a dense layer": 2**35}),
 }
 
@@ -602,6 +608,21 @@ def test_the_ledger_is_that_of_the_memory_module():
         assert np.array_equal(t.x, table.xs(t.name, level=1).bytes / 2**30)
     assert f"{table.bytes['large', 'dense'] / table.bytes['large', 'sparse']:.1f} times less" in picture.caption
     assert f"is {rank} wide" in picture.caption
+
+
+def test_numbers_are_drawn_as_they_are():
+    picture = plots.numbers({"P@1": 31.4, "P@3": -2.0}, "A constant answer", "%")
+    dots, = picture.figure.data
+    assert dots.x.tolist() == [31.4, -2.0] and dots.y.tolist() == [0, 1] and list(dots.text) == ["31.4", "-2"]
+    assert picture.caption == "%: P@1 31.4 and P@3 -2." and picture.table.columns.tolist() == ["index", "%"]
+    table = plots.numbers(TIMES, "The race", "times nn.Linear", log=True, marks={"nn.Linear": 1})
+    for t in table.figure.data:
+        np.testing.assert_array_equal(t.x, TIMES[t.name].dropna())
+    assert "gradient of x: most FixedFanIn (4), least masked dense (0.4)" in table.caption
+    assert table.figure.layout.shapes[0].x0 == 1
+    for values, log in (({"a": np.nan}, False), ({"a": 1.0, "b": 0.0}, True)):
+        with pytest.raises(ValueError, match="'x' needs numbers"):
+            plots.numbers(values, "x", "%", log=log)
 
 
 def test_the_bill_by_method_and_by_part_is_the_ledger_of_the_memory_module():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,8 +16,32 @@ from ipywidgets.widgets.widget import _instances as live_widgets
 
 import xmc_explore as xe
 from xmc_explore.plots import Picture
+from xmc_explore.widgets import guarded
 
 RECIPE = xe.Recipe(encoder="bag", hidden=32, fan_in=4, aux_clusters=4, warmup=5, rewire_interval=10, eval_interval=20)
+
+
+def test_running_a_cell_again_closes_what_it_made_before(traces, monkeypatch):
+    running = {}
+    shell = SimpleNamespace(get_parent=lambda: {"header": {"msg_id": running["request"]},
+                                                "metadata": {"cellId": running["cell"]}})
+    monkeypatch.setattr(guarded, "get_ipython", lambda: shell)
+    monkeypatch.setattr(guarded, "_of_cell", {})
+    kinds = (lambda: xe.scrub(traces[0]), lambda: xe.scrub({"A": traces[0], "B": traces[1]}),
+             lambda: xe.LongTailExplorer(traces[0]))
+    before = set(live_widgets)
+    running.update(request="1", cell="a")
+    other = [make() for make in kinds]
+    running.update(request="2", cell="b")
+    [make() for make in kinds]
+    after = set(live_widgets)
+    running.update(request="3", cell="b")
+    again = [make() for make in kinds]
+    assert len(set(live_widgets)) == len(after) and not set(live_widgets) - before <= after
+    assert all(view.widget.comm is not None for view in other + again)
+    for view in other + again:
+        view.close()
+    assert set(live_widgets) == before
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +70,8 @@ def test_close_leaves_no_widget(traces):
     view = xe.scrub({"A": traces[0], "B": traces[1]}, xe.plots.per_bin(traces[0]))
     view.difference = True
     view.close()
-    assert not [w for w in set(live_widgets) - before
-                if live_widgets[w]._model_name not in ("DirectionalLinkModel", "LinkModel")]
+    xe.scrub(traces[0]).close()
+    assert set(live_widgets) == before
 
 
 def test_a_run_that_is_still_recorded():

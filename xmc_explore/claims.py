@@ -3,7 +3,8 @@
 `data/claims.json` holds, for each claim, the mean of a difference that has to be above 0 for the claim to hold, its
 95 % confidence interval, and the range in which one further run falls 19 times of 20. `python -m benchmarks.claims`
 measures and writes it; its table with all conditions is `benchmarks/results/claims.md`. What came after the paper is in
-`data/claims_after.json`, by `python -m benchmarks.after_the_paper`.
+`data/claims_after.json`, by `python -m benchmarks.after_the_paper`; races, and what kernels ask for, in
+`data/claims_notebooks.json`, by `python -m benchmarks.notebook_claims`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def known() -> dict[str, dict[str, Any]]:
     """Every claim by its key. Raises FileNotFoundError, saying what to run, if none was measured yet."""
     if not FILE.exists():
         raise FileNotFoundError(f"{FILE} is missing: `python -m benchmarks.claims` measures and writes it")
-    files = (FILE, FILE.with_name("claims_after.json"))
+    files = (FILE, FILE.with_name("claims_after.json"), FILE.with_name("claims_notebooks.json"))
     return {key: claim for file in files if file.exists() for key, claim in json.loads(file.read_text("utf-8")).items()}
 
 
@@ -63,15 +64,22 @@ def paper_says(measured: Mapping[str, float]) -> Verdicts:
             "the claim (whose)": f"{claim['claim']} ({claim['source']})",
             "measured as": claim["difference"],
             "you": f"{number:+.2f} {claim['unit']}",
-            "expected here": f"{claim['one_low']:+.2f} to {claim['one_high']:+.2f} (one run; {claim['seeds']} seeds "
-                             f"gave {claim['mean']:+.2f} on average)",
+            "expected here": _expected(claim),
             "verdict": verdict(claim, number)})
     return Verdicts(rows)
 
 
-_OVERALL = {"reproduced": "Over all seeds the claim holds here.",
-            "opposite": "Over all seeds the opposite is true here.",
-            "not at this scale": "Over all seeds it cannot be told from no effect at this scale."}
+def _expected(claim: Mapping[str, Any]) -> str:
+    several = f"{claim['seeds']} {claim.get('runs', 'seeds')}"
+    if claim["one_low"] == claim["one_high"]:
+        return f"{claim['mean']:+.2f} (the same in {several})"
+    return (f"{claim['one_low']:+.2f} to {claim['one_high']:+.2f} (one run; {several} gave {claim['mean']:+.2f} on "
+            f"average)")
+
+
+_OVERALL = {"reproduced": "the claim holds here", "opposite": "the opposite is true here",
+            "not at this scale": "it cannot be told from no effect at this scale"}
+ROUNDING = 1e-3  # of the numbers that are stored
 
 
 def verdict(claim: Mapping[str, Any], number: float) -> str:
@@ -79,6 +87,6 @@ def verdict(claim: Mapping[str, Any], number: float) -> str:
     if number != number:
         return "Nothing was measured."
     own = "Your run agrees." if number > 0 else "Your run does not show it."
-    if not claim["one_low"] <= number <= claim["one_high"]:
+    if not claim["one_low"] - ROUNDING <= number <= claim["one_high"] + ROUNDING:
         own += " It lies outside of what such runs gave: other settings, another machine, or one throw in twenty."
-    return f"{own} {_OVERALL[claim['verdict']]}"
+    return f"{own} Over all {claim.get('runs', 'seeds')} {_OVERALL[claim['verdict']]}."

@@ -313,10 +313,8 @@ class Trace:
         def total(values) -> np.ndarray:
             return np.bincount(bins.of_label, values, minlength=len(bins.names))
 
-        assignments, test = total(self.label_frequency), total(five["test documents"])
-        return pd.DataFrame({
-            "bin": bins.names, "labels": np.bincount(bins.of_label, minlength=len(bins.names)),
-            "assignments": assignments.astype(np.int64), "share": 100 * assignments / max(assignments.sum(), 1),
+        test = total(five["test documents"])
+        return pd.DataFrame(bins.totals() | {
             "P@1": 100 * total(one.hits) / documents, "PSP@1": psp * total(gains),
             "recall@5": np.divide(100 * total(five.hits), test, out=np.full(len(test), np.nan), where=test > 0)})
 

@@ -55,6 +55,12 @@ class LabelBins:
         """Indices of the labels in bin `name`."""
         return np.flatnonzero(self.of_label == BIN_NAMES.index(name))
 
+    def totals(self) -> dict[str, tuple[str, ...] | np.ndarray]:
+        """A column a name, a row a bin: "bin", "labels", "assignments", and "share" of all assignments in percent."""
+        assignments = np.bincount(self.of_label, self.frequency, minlength=len(BIN_NAMES))
+        return {"bin": BIN_NAMES, "labels": np.bincount(self.of_label, minlength=len(BIN_NAMES)),
+                "assignments": assignments.astype(np.int64), "share": 100 * assignments / max(assignments.sum(), 1)}
+
     def describe(self) -> str:
         parts = []
         for i, name in enumerate(BIN_NAMES):

@@ -29,6 +29,7 @@ from .figures import (
     per_bin,
     precision,
 )
+from .numbers import numbers
 from .picture import Picture
 from .style import BINS, CONFIG, looks_of
 from .tail import long_tail
@@ -37,5 +38,5 @@ from .traffic import memory_traffic
 __all__ = ["BINS", "CONFIG", "Picture", "age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",
            "dense_twin", "exploration", "gather", "gradient_budget", "gradient_by_block", "gradient_norm", "in_degree",
            "in_degree_drift", "learning", "long_tail", "looks_of", "loss", "magnitudes", "memory_by_method",
-           "memory_by_part", "memory_ledger", "memory_of_run", "memory_traffic", "method_of", "overlap", "per_bin",
-           "planted_support", "precision", "steps_and_memory", "survival"]
+           "memory_by_part", "memory_ledger", "memory_of_run", "memory_traffic", "method_of", "numbers", "overlap",
+           "per_bin", "planted_support", "precision", "steps_and_memory", "survival"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import ipywidgets as W
+from IPython import get_ipython
 
 
 class Guarded:
@@ -46,3 +47,28 @@ def close_with_parts(widget: W.Widget) -> None:
         if isinstance(part, W.Widget):
             part.close()
     widget.close()
+
+
+class Closes(Protocol):
+    """What a cell makes and its next run ends."""
+
+    def close(self) -> None: ...
+
+
+_of_cell: dict[str, tuple[str, list[Closes]]] = {}  # cell -> (the request that ran it last, what it made)
+
+
+def of_this_cell() -> list[Closes]:
+    """What this run of the running cell has made so far, to be added to; what an earlier run made is closed."""
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    cell = parent.get("metadata", {}).get("cellId")
+    if cell is None:  # no notebook, or a front end that does not say which cell is running
+        return []
+    request = parent["header"]["msg_id"]
+    last, made = _of_cell.get(cell, ("", []))
+    if last != request:
+        for old in made:
+            old.close()
+        _of_cell[cell] = request, []
+    return _of_cell[cell][1]

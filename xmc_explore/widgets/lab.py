@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-from IPython import get_ipython
 from IPython.display import display
 
 from ..corpora import Corpus, load_corpus
 from ..plots import method_of
+from ..plots.still import still
 from ..recipe import Recipe
 from ..trace import Trace
 from . import sharing
 from .canvas import ConnectivityCanvas, caption_of
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
-from .guarded import close_with_parts, hear_while_a_cell_runs
+from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
 from .presets import PRESETS, preset_of
-from .scrub import still
 from .scrubber import Scrubber, frame_at
 
 FRAMES_PER_SECOND = 12
@@ -74,7 +73,7 @@ class Lab:
             raise ValueError("a laboratory needs a corpus to train on, xe.Lab(corpus), or a recording to look at, "
                              "xe.Lab(trace=...)")
         options = preset_of(preset).options
-        beside = _of_this_cell()
+        beside = of_this_cell()
         if trace is not None:
             recipe, against, steps = trace.recipe, None, steps or trace.header["steps"]
         elif recipe is None:
@@ -547,22 +546,3 @@ def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> st
 def _words(text: str, wrong: bool = False) -> str:
     kind = "xmc-message xmc-wrong" if wrong else "xmc-message"
     return f'<div class="{kind}" role="{"alert" if wrong else "note"}">{html.escape(text)}</div>'
-
-
-_of_cell: dict[str, tuple[str, list[Lab]]] = {}  # cell -> (the request that ran it last, the laboratories it made)
-
-
-def _of_this_cell() -> list[Lab]:
-    """The laboratories that this run of the running cell has made so far; those of an earlier run are closed."""
-    shell = get_ipython()
-    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
-    cell = parent.get("metadata", {}).get("cellId")
-    if cell is None:  # no notebook, or a front end that does not say which cell is running
-        return []
-    request = parent["header"]["msg_id"]
-    last, labs = _of_cell.get(cell, ("", []))
-    if last != request:
-        for old in labs:
-            old.close()
-        _of_cell[cell] = request, []
-    return _of_cell[cell][1]

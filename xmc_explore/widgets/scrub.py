@@ -12,23 +12,23 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from ..corpora import BIN_NAMES, LabelBins, label_bins
-from ..frames import Frame, FrameStore
+from ..frames import FrameStore
 from ..plots import Picture
-from ..plots.static import png
+from ..plots.still import still
 from ..plots.style import INK
 from ..trace import Trace
 from .canvas import ConnectivityCanvas
 from .figure import Figure
-from .guarded import close_with_parts, hear_while_a_cell_runs
+from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell
 
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
-STILL = (330, 640)  # pixels of the picture that stays in a saved notebook
 
 
 class Scrub:
     """What `scrub` shows: `canvases` by name, `figures`, `widget`; `frame` is the position in the (first) run.
 
-    `difference` shows the connections that only one of two runs has. `close()` takes it off the screen.
+    `difference` shows the connections that only one of two runs has. `close()` takes it off the screen, as running its
+    cell again does.
     """
 
     def __init__(self, runs: Mapping[str, Trace | FrameStore], pictures: tuple[Picture, ...], corpus: Any):
@@ -43,6 +43,7 @@ class Scrub:
         self.figures = [_linked(picture) for picture in pictures]
         self._difference = W.ToggleButton(description="difference", tooltip="Connections that only one of the runs has")
         self._difference.observe(lambda _: self._show(), "value")
+        self._links: list[W.Widget] = []
         boxes = [W.VBox([W.HTML(f"<b>{html.escape(name)}</b>"), canvas]) for name, canvas in self.canvases.items()]
         self._boxes = boxes
         self.widget = W.VBox([*([self._first] if alone else [self._difference, W.HBox(boxes)]), *self.figures])
@@ -52,8 +53,7 @@ class Scrub:
             if not alone and name != next(iter(runs)):
                 canvas = self.canvases[name]
                 canvas.transport = False  # one slider for both
-                for trait in LINKED:
-                    W.jslink((self._first, trait), (canvas, trait))
+                self._links = [W.jslink((self._first, trait), (canvas, trait)) for trait in LINKED]
                 canvas.observe(self._moved_second, "frame")
         for widget in (*self.canvases.values(), self._difference, *self.figures):
             hear_while_a_cell_runs(widget)
@@ -61,6 +61,7 @@ class Scrub:
         self._first.observe(lambda _: self._filter(), "brushed")
         self._first.observe(lambda _: self._grow(), "hovered")
         self._show()
+        of_this_cell().append(self)
 
     @property
     def frame(self) -> int:
@@ -79,7 +80,8 @@ class Scrub:
         self._difference.value = value
 
     def close(self) -> None:
-        close_with_parts(self.widget)
+        for part in (self.widget, self._difference, *self._boxes, *self._links):
+            close_with_parts(part)
 
     # --- one frame everywhere
 
@@ -194,29 +196,3 @@ def _linked(picture: Picture) -> Figure:
     figure = Figure(picture.figure)
     figure.add_shape(type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1, line=dict(color=INK, width=1))
     return figure
-
-
-def still(name: str, frame: Frame, bins: LabelBins, features: int, caption: str) -> str:
-    """A frame as a picture for wherever no script runs: bands of equal height, colour by age, the newest on top."""
-    tall, wide = STILL
-    order = np.argsort(-bins.frequency, kind="stable")
-    parts = [order[bins.of_label[order] == b] for b in range(len(BIN_NAMES))]
-    parts = [part for part in parts if len(part)]
-    each, wide = tall // len(parts), min(wide, features)
-    age = np.zeros((each * len(parts), wide), np.uint8)
-    for top, labels in enumerate(parts):
-        indices, born = frame.indices[labels].astype(np.int64), frame.born[labels]  # times a width: beyond 16 bits
-        row = np.broadcast_to(top * each + np.arange(len(labels))[:, None] * each // len(labels), indices.shape)
-        there = indices >= 0
-        value = (1 + 254 * (born / max(frame.step, 1))).astype(np.uint8)
-        np.maximum.at(age, (row[there], indices[there] * wide // features), value[there])
-        for line in range(top * each, (top + 1) * each):  # where rows are taller than a pixel
-            if line not in row[:, 0]:
-                age[line] = age[line - 1] if line > top * each else 0
-    share = age[..., None] / 255
-    pixels = np.concatenate([(1 - share) * [128, 128, 128] + share * [204, 60, 150], 190 * (age[..., None] > 0)], -1)
-    bands = ", ".join(f"{b} {int((bins.of_label == i).sum()):,}" for i, b in enumerate(BIN_NAMES))
-    words = html.escape(f"{name + ': ' if name else ''}{caption} Rows are labels, from head to tail ({bands}); columns "
-                        f"are {features:,} features; the pinker, the newer.")
-    return (f'<p><img alt="{words}" src="{png(pixels.astype(np.uint8))}" style="width:{STILL[1]}px;max-width:100%;'
-            f'height:{tall}px;image-rendering:pixelated"></p><p>{words}</p>')

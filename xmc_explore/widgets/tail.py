@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import display
 
-from ..corpora import BIN_NAMES, Corpus, label_bins
+from ..corpora import Corpus, label_bins
 from ..plots import Picture, long_tail
 from ..plots.style import BINS
 from ..plots.tail import zipf_fit
 from ..trace import Trace
 from .figure import BareFigure
-from .guarded import close_with_parts, hear_while_a_cell_runs
+from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell
 from .page import Page
 
 HERE = Path(__file__).parent
@@ -45,8 +45,8 @@ class LongTailExplorer:
     `source` is a corpus, or a trace, which adds what its last evaluation found in each bin, counted anew for every edge
     from what was recorded label by label. `edges` are shares of the assignments, (head, head + torso); `zipf` is an
     exponent from 0 to 2, by default the one that fits. `caption` says the picture in words, `table` has the bins;
-    `close()` takes it off the screen. Raises ValueError for edges or an exponent that cannot be, and for a trace that
-    recorded nothing label by label.
+    `close()` takes it off the screen, as running its cell again does. Raises ValueError for edges or an exponent that
+    cannot be, and for a trace that recorded nothing label by label.
     """
 
     def __init__(self, source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), zipf: float | None = None):
@@ -78,6 +78,7 @@ class LongTailExplorer:
             slider.observe(self._moved, "value")
             hear_while_a_cell_runs(slider)
         hear_while_a_cell_runs(self._figure)
+        of_this_cell().append(self)
 
     @property
     def edges(self) -> tuple[float, float]:
@@ -104,8 +105,8 @@ class LongTailExplorer:
             self._say(found)
 
     def _picture(self, edges: tuple[float, float], zipf: float) -> Picture:
-        self.table = self._bins(edges)
-        return long_tail(self._labels, edges, zipf)
+        self.table, self._drawn = self._bins(edges), long_tail(self._labels, edges, zipf)
+        return self._drawn
 
     def _bins(self, edges: tuple[float, float]) -> pd.DataFrame:
         if self._trace is not None:
@@ -113,10 +114,7 @@ class LongTailExplorer:
                 return self._trace.of_bins(edges)
             except KeyError as error:
                 raise ValueError(f"{error.args[0]}; give its corpus to see the tail alone") from None
-        of_label, frequency = label_bins(self._labels.label_frequency, edges).of_label, self._labels.label_frequency
-        assignments = np.bincount(of_label, frequency, minlength=3).astype(np.int64)
-        return pd.DataFrame({"bin": BIN_NAMES, "labels": np.bincount(of_label, minlength=3),
-                             "assignments": assignments, "share": 100 * assignments / max(assignments.sum(), 1)})
+        return pd.DataFrame(label_bins(self._labels.label_frequency, edges).totals())
 
     def _say(self, found: Picture) -> None:
         self.caption = found.caption
@@ -128,7 +126,7 @@ class LongTailExplorer:
 
     def _ipython_display_(self) -> None:
         display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
-        still = long_tail(self._labels, self.edges, self.zipf.value)
+        still = self._drawn
         data = base64.b64encode(still.svg().encode()).decode()
         display({"text/html": f'<div class="xmc-saved"><p><img alt="{html.escape(still.alt)}" style="max-width:100%" '
                               f'src="data:image/svg+xml;base64,{data}"/></p>{_html_table(self.table)}<p>'
