@@ -36,7 +36,7 @@ BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
 # What the status line says of a command from the press on until it is obeyed, which is before the next step.
 PENDING = {"play": "starting", "pause": "pausing", "reset": "resetting", "compare": "starting B", "branch": "branching"}
-PROBE_INTERVAL = 40  # steps; a probe of the gradient's budget takes as long as three steps (benchmarks/NOTES.md)
+PROBE_INTERVAL = 40  # steps; a probe of the gradient's budget takes three quarters of a step (benchmarks/NOTES.md)
 EXPORTS = "runs/exports"
 TYPE, PRESENTED_TYPE = 13, 18  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
@@ -241,9 +241,9 @@ class Lab:
         copy = W.Button(description="Copy", tooltip="Copy the text; xe.Lab.from_text makes the laboratory again")
         copy.on_click(lambda _: setattr(self.page, "copy", [self.shared.value, self.page.copy[1] + 1]))
         self.budget = W.Checkbox(value=_probed(self.engine.snapshot.recipe), indent=False,
-                                 description="gradient budget (7 % slower, from Reset on)",
+                                 description="gradient budget (2 % slower, from Reset on)",
                                  tooltip=f"Measure at every {PROBE_INTERVAL}th step who pushes the encoder: head, "
-                                         "torso, tail or auxiliary. A measurement takes as long as three steps")
+                                         "torso, tail or auxiliary. A measurement takes less than one step")
         self.budget.observe(lambda event: self._probe(event.new), "value")
         self.page.observe(lambda _: self._say("Copied: xe.Lab.from_text(...) makes this laboratory again."), "copied")
         self._saving = (self.shared, copy, folder, save, self.budget)
