@@ -19,6 +19,17 @@ sys.path.insert(0, str(FOLDER))
 import glossary  # noqa: E402
 
 MOST_CELLS, MOST_LINES = 25, 12
+FIGURE = re.compile(r"xe\.(plots\.|widgets\.|Lab\b|scrub\b|LongTailExplorer\b|StepPicture\b)")
+WITHOUT = {  # sections that need no claim, or no figure for it, and why
+    ("00", "Is this machine ready?"): "a check of the machine, line by line",
+    ("00", "A real corpus that nobody has to download"): "documents to read; what they show is claimed in the next",
+    ("04", "What it costs to be sorted"): "a cost in words, of what the section before has drawn",
+    ("04", "Write one"): "an exercise; its checker shows yours beside the target",
+    ("04", "On a GPU"): "nothing is claimed where there is no GPU",
+    ("07", "Could you do without?"): "an exercise: the student's recipe is the claim",
+    ("07", "The laboratory"): "questions that the student answers with its knobs",
+    ("09", "A folder in a benchmark's format"): "two fingerprints are equal or not: there is nothing to draw",
+}
 ANSWERED_BY = {WriteFunction: "check", WriteKernel: "check", Prediction: "predict", Knob: "reach"}
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 
@@ -58,8 +69,31 @@ def test_it_opens_and_ends_as_all_do(path):
     assert "Summary" in last and "**Three questions**" in last
     assert re.findall(r"^(\d)\. ", last.split("**Three questions**")[1], re.M) == ["1", "2", "3"]
     words = "\n".join(cell.source for cell in cells(path, "markdown"))
-    if not path.name.startswith("00"):  # it makes no claim of the paper's
-        assert re.search(r"^## .*The paper says, you measured", words, re.M)
+    assert re.search(r"^## .*The paper says, you measured", words, re.M)
+    assert any("xe.claims.paper_says({" in c.source for c in cells(path, "code")), "no expected range, no verdict"
+
+
+def sections(path: Path) -> list[tuple[str, str]]:
+    """(heading, all that stands in it, code included) of each numbered section; what precedes them has no heading."""
+    found = [("", "")]
+    for cell in nbformat.read(path, as_version=4).cells:
+        first, *more = re.split(r"^## ", cell.source, flags=re.M) if cell.cell_type == "markdown" else [cell.source]
+        found[-1] = found[-1][0], found[-1][1] + "\n" + first
+        found += [(part.split("\n")[0], part) for part in more]
+    return [(re.sub(r"^\d+\. ", "", heading), text) for heading, text in found]
+
+
+@every_notebook
+def test_the_first_picture_is_of_a_recording_and_each_section_has_its_claim_with_a_figure(path):
+    (_, opening), *rest = sections(path)
+    drawn = FIGURE.search(opening)
+    assert drawn and re.search(r"xe\.load_(recording|walk)\(", opening)
+    assert not re.search(r"xe\.train|Run\(|xe\.race|xe\.Lab\(", opening)
+    assert [int(n) for n in re.findall(r"^## (\d+)\. ", "\n".join(c.source for c in cells(path, "markdown")), re.M)
+            ] == list(range(1, len(rest) + 1))
+    lacking = {heading for heading, text in rest if not ("**Claim" in text and FIGURE.search(text))}
+    lacking -= {heading for heading in lacking if re.search("The paper says, you measured|Summary", heading)}
+    assert lacking == {heading for number, heading in WITHOUT if number == path.name[:2]}
 
 
 @every_notebook

@@ -34,7 +34,7 @@ LEAST = {
     "02": dict(fold=14, figure=4, tool=24, legend=19),
     "03": dict(fold=13, figure=2, tool=12, legend=2),
     "04": dict(steps=2, fold=20, figure=4, tool=24),
-    "05": dict(button=20, slider=6, choice=7, tick=1, words=2, fold=20, canvas=1, figure=9, tool=48, legend=22,
+    "05": dict(button=20, slider=3, choice=6, tick=1, words=2, fold=20, canvas=1, figure=9, tool=48, legend=22,
                present=1),
     "06": dict(fold=19, figure=9, tool=54, legend=24),
     "07": dict(button=19, slider=4, choice=3, tick=1, words=2, fold=18, canvas=1, figure=10, tool=54, legend=19,

@@ -65,7 +65,7 @@ class Knobs:
         for knobs, turn in ((self.live, change), (self.rebuild, plan)):
             for option, knob in knobs.items():
                 knob.observe(lambda event, option=option, turn=turn: turn(**{option: event.new}), "value")
-        self._sparse, self._names = recipe.output == "sparse", None
+        self._sparse = recipe.output == "sparse"
         if not self._sparse:
             for option in REWIRING:
                 self.live[option].disabled = True
@@ -75,7 +75,8 @@ class Knobs:
         self.widget.add_class("xmc-knobs")
         for option in (*(knob[0] for knob in SLIDERS), "loss"):
             self.live[option].add_class("xmc-wide")
-        self.live["prune_mode"].observe(lambda _: self.show(self._names), "value")
+        self.live["prune_mode"].observe(lambda event: self._fit(event.new), "value")
+        self._fit(recipe.prune_mode)
         self.heading.add_class("xmc-wide")
         self._marked: set[str] = set()
         self.show(None)
@@ -85,18 +86,19 @@ class Knobs:
         return (*self.live.values(), self.rewire_now, *self.rebuild.values())
 
     def show(self, names: tuple[str, ...] | None) -> None:
-        """Put these knobs on the screen; None: all. Of share and threshold, the one that a rewire looks at."""
-        self._names = names
-        hidden = {EFFECT["threshold" if self.live["prune_mode"].value == "fraction" else "fraction"],
-                  *(() if self._sparse else ("fan_in",))}
-
+        """Put these knobs on the screen; None: all."""
         def chosen(option: str) -> bool:
-            return (names is None or option in names) and option not in hidden
+            return (names is None or option in names) and (self._sparse or option != "fan_in")
 
         rebuild = [knob for option, knob in self.rebuild.items() if chosen(option)]
         self.widget.children = [*(knob for option, knob in self.live.items() if chosen(option)),
                                 *([self.rewire_now] if chosen("rewire_now") else []),
                                 *([self.heading, *rebuild] if rebuild else [])]
+
+    def _fit(self, prune_mode: str) -> None:
+        """Of share and threshold show the one that a rewire looks at; the list keeps its focus, as no child goes."""
+        for mode, option in EFFECT.items():
+            self.live[option].layout.display = "" if mode == prune_mode else "none"
 
     def set(self, **options: Any) -> None:
         """Turn knobs as a hand would."""
