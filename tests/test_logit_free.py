@@ -8,7 +8,7 @@ from dense_for_tests import USABLE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmc_explore as xe
-from xmc_explore.logit_free import logit_gradient, loss_by_chunks, step_in_place, top_labels
+from xmc_explore.logit_free import logit_gradient, loss_by_chunks, part_of, step_in_place, top_labels
 from xmc_explore.model import LOSSES
 
 D, L, K = 13, 37, 5
@@ -49,6 +49,16 @@ def test_gradients_handed_over_are_those_of_the_plain_path(kind, backend, loss, 
     (0.3 * value).backward()
     for found, wanted in zip((x.grad, layer.weight.grad, layer.bias.grad), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind, backend", LAYERS)
+def test_a_part_gives_the_gradients_that_are_needed_and_no_others(kind, backend):
+    layer, (x, *_), labels = part_of(make(kind, backend=backend)), batch(), torch.tensor([30, 2, 7])
+    grad = torch.randn(6, 3, dtype=torch.float64)
+    every = layer.part_gradients(grad, x, labels)
+    for i, needs in enumerate([(True, False, False), (False, True, False), (False, False, True)]):
+        found = layer.part_gradients(grad, x, labels, needs)
+        assert torch.equal(found[i], every[i]) and [g is None for g in found] == [not n for n in needs]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
