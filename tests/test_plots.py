@@ -614,12 +614,15 @@ def test_numbers_are_drawn_as_they_are():
     picture = plots.numbers({"P@1": 31.4, "P@3": -2.0}, "A constant answer", "%")
     dots, = picture.figure.data
     assert dots.x.tolist() == [31.4, -2.0] and dots.y.tolist() == [0, 1] and list(dots.text) == ["31.4", "-2"]
-    assert picture.caption == "%: P@1 31.4 and P@3 -2." and picture.table.columns.tolist() == ["index", "%"]
+    assert picture.caption == "%: P@1 31.4 and P@3 -2." and picture.table.columns.tolist() == ["of", "%"]
     table = plots.numbers(TIMES, "The race", "times nn.Linear", log=True, marks={"nn.Linear": 1})
     for t in table.figure.data:
         np.testing.assert_array_equal(t.x, TIMES[t.name].dropna())
     assert "gradient of x: most FixedFanIn (4), least masked dense (0.4)" in table.caption
     assert table.figure.layout.shapes[0].x0 == 1
+    bins = plots.numbers({name: 1.0 + i for i, name in enumerate(BIN_NAMES)}, "Dropped", "%").figure
+    for i, t in enumerate(bins.data):
+        assert (t.name, t.marker.color, t.y.tolist()) == (BIN_NAMES[i], style.BINS[BIN_NAMES[i]].color, [i])
     for values, log in (({"a": np.nan}, False), ({"a": 1.0, "b": 0.0}, True)):
         with pytest.raises(ValueError, match="'x' needs numbers"):
             plots.numbers(values, "x", "%", log=log)

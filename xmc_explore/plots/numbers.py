@@ -9,15 +9,15 @@ import pandas as pd
 
 from .drawing import listed, log_axis, mark, number, panels, picture
 from .picture import Picture
-from .style import RUNS
+from .style import BINS, RUNS
 
 
 def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, unit: str, *, log: bool = False,
             marks: Mapping[str, float] | None = None) -> Picture:
     """A row of dots for each name; of a table, for each name in its index a dot a column. NaN is left out.
 
-    `unit` says what is counted, `marks` are vertical lines (words -> place). Raises ValueError where there is no
-    number, and for a logarithmic axis where one is not above 0.
+    Head, torso and tail look as everywhere. `unit` says what is counted, `marks` are vertical lines (words -> place).
+    Raises ValueError where there is no number, and for a logarithmic axis where one is not above 0.
     """
     table = values.astype(float) if isinstance(values, pd.DataFrame) else pd.Series(values, dtype=float).to_frame(unit)
     everything = table.to_numpy()
@@ -33,12 +33,15 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
     figure = panels(title, [""], title_text=unit + ", log scale" * log, **axis)
     figure.update_layout(hovermode="closest", height=max(170 + 36 * len(table), 260), margin_t=92)
     figure.update_yaxes(tickvals=list(range(len(table))), ticktext=[str(name) for name in table.index], ticks="",
-                        showgrid=False, range=[len(table) - 0.5, -0.5])
-    for i, (name, column) in enumerate(table.items()):
+                        showgrid=False, range=[len(table) - 0.5, -1.2 if marks else -0.5])  # with room for their words
+    of_bins = alone and set(table.index) <= BINS.keys()
+    drawn = {name: table.iloc[:, 0].where(table.index == name) for name in table.index} if of_bins else table
+    gap = 0 if alone else 0.8 / len(table.columns)
+    for i, (name, column) in enumerate(drawn.items()):
         there = np.flatnonzero(np.isfinite(column))
-        look, x = RUNS[i % len(RUNS)], column.to_numpy()[there]
+        look, x = BINS.get(name, RUNS[i % len(RUNS)]), column.to_numpy()[there]
         figure.add_scatter(
-            x=x, y=there + 0.8 / len(table.columns) * (i - (len(table.columns) - 1) / 2), name=str(name),
+            x=x, y=there + gap * (i - (len(table.columns) - 1) / 2), name=str(name), showlegend=not alone,
             mode="markers+text" if alone else "markers", text=[number(v) for v in x], textposition="middle right",
             marker=dict(color=look.color, symbol=look.symbol, size=11), textfont_size=14,
             hovertemplate=f"{name} %{{x:.4~g}}<extra></extra>")
@@ -48,5 +51,6 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
     each = [f"{name}: " + listed(f"{row} {number(v)}" for row, v in column.items()) for name, column in said]
     ends = [f"{name}: most {column.idxmax()} ({number(column.max())}), least {column.idxmin()} "
             f"({number(column.min())})" for name, column in said if len(column)]
-    return picture(figure, f"{'; '.join(each if everything.size <= 8 else ends)}.", table.reset_index(),
+    return picture(figure, f"{'; '.join(each if everything.size <= 8 else ends)}.",
+                   table.rename_axis(index=table.index.name or "of", columns=None).reset_index(),
                    f"Dots on an axis of {unit}: {'; '.join(each)}.")
