@@ -304,6 +304,7 @@ def test_a_reopened_notebook_says_what_was_there(browser, server):
         picture = saved.locator("img")
         expect(picture).to_be_visible()
         assert picture.evaluate("node => node.naturalWidth") > 1
+        expect(opened.output(1).first).to_be_hidden()  # JupyterLab's "Loading widget...", which would never end
         opened.screenshot("reopened")
 
 
@@ -399,6 +400,13 @@ def test_a_figure_is_exported_as_a_picture(browser, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.html", "figure.json", "figure.png"]
 
 
+CUT = """root => [...root.querySelectorAll(
+    'button, select, .widget-label, .widget-readout, .xmc-status, .xmc-of, .xmc-message, .xmc-where, ' +
+    '.xmc-band span, .xmc-legend, .xmc-tools, .xmc-caption')]
+    .filter(n => n.clientWidth && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1))
+    .map(n => n.className + ': ' + n.innerText)"""
+
+
 def test_everything_fits_on_a_small_screen(opened, lab):
     assert opened.page.viewport_size == {"width": 1280, "height": 720}
     play_for(lab, 120)
@@ -409,17 +417,37 @@ def test_everything_fits_on_a_small_screen(opened, lab):
         panel, box = opened.page.locator(".jp-WindowedPanel-outer").bounding_box(), lab.root.bounding_box()
         assert box["height"] <= panel["height"] and box["x"] + box["width"] <= panel["x"] + panel["width"]
         assert lab.status.bounding_box()["y"] >= panel["y"]
-        cut = lab.root.evaluate("""root => [...root.querySelectorAll(
-            'button, .widget-label, .widget-readout, .xmc-status, .xmc-where, .xmc-band span, .xmc-legend,' +
-            '.xmc-caption')]
-            .filter(n => n.clientWidth && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1))
-            .map(n => n.className + ': ' + n.innerText)""")
-        assert cut == []
+        assert lab.root.evaluate(CUT) == []
         figure = lab.root.locator(".js-plotly-plot").bounding_box()
         assert figure["x"] + figure["width"] <= box["x"] + box["width"] + 1
         drawing = lab.root.locator(".js-plotly-plot .main-svg").first.bounding_box()
         assert abs(drawing["width"] - figure["width"]) <= 1
         opened.toggle_sidebar()
+
+
+@pytest.mark.parametrize("width", [1280, 1440, 1920])
+def test_a_projector_shows_one_line_of_controls_and_all_words(opened, lab, width):
+    play_for(lab, 60)
+    lab.press("Present")
+    try:
+        opened.page.set_viewport_size({"width": width, "height": 720})
+        opened.page.wait_for_timeout(500)  # plotly follows a new size a moment later
+        lab.root.evaluate("node => node.scrollIntoView({block: 'end'})")
+        panel, box = opened.page.locator(".jp-WindowedPanel-outer").bounding_box(), lab.root.bounding_box()
+        assert box["height"] <= panel["height"] and box["x"] + box["width"] <= panel["x"] + panel["width"]
+        assert lab.root.locator(".xmc-toolbar").bounding_box()["height"] < 40
+        assert lab.root.evaluate(CUT) == []
+        for name in ("Play", "Pause", "Step", "+10", "Reset", "A|B", "Branch", "Present", "More"):
+            button = lab.root.locator(".xmc-toolbar").get_by_role("button", name=name, exact=True)
+            assert button.bounding_box()["width"] >= 28, name
+        assert lab.status.evaluate("node => parseFloat(getComputedStyle(node).fontSize)") == 18
+        legend, titles = (opened.page.locator(f".xmc-lab .js-plotly-plot {part}").all()
+                          for part in (".legend .traces", ".annotation-text"))
+        below = min(title.bounding_box()["y"] for title in titles if title.is_visible())
+        assert max(entry.bounding_box()["y"] + entry.bounding_box()["height"] for entry in legend) <= below + 2
+    finally:
+        opened.page.set_viewport_size({"width": 1280, "height": 720})
+        opened.page.keyboard.press("Escape")
 
 
 CONTRAST = """([words, property]) => {

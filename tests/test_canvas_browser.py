@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -313,6 +314,80 @@ def test_two_runs_under_one_slider_and_their_difference(opened):
     opened.screenshot("canvas-difference-zoomed")
 
 
+PIXELS = """canvas => { // how many of each colour, but for transparent ones, in each of three bands of equal height
+    const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    const bands = [{}, {}, {}];
+    for (let i = 0; i < data.length; i += 4) {
+        const band = bands[Math.floor((3 * i) / data.length)], color = data.slice(i, i + 4).join(' ');
+        if (data[i + 3]) band[color] = (band[color] ?? 0) + 1;
+    }
+    return bands;
+}"""
+INKS = """root => [...root.querySelectorAll('.xmc-scale i')].map((spot) => {
+    const probe = document.createElement('i');
+    probe.style.color = spot.style.getPropertyValue('--ink');
+    return probe.style.color.match(/[\\d.]+/g).slice(0, 3).map(Number);
+})"""
+# Machado, Oliveira and Fernandes 2009: what eyes without long-, middle- or short-wave cones see, of linear RGB
+BLIND = {"none": np.eye(3),
+         "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+         "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+         "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def linear(color) -> np.ndarray:
+    share = np.asarray(color) / 255
+    return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a, b) -> float:
+    """The contrast of WCAG 2."""
+    low, high = sorted(float(XYZ[1] @ linear(color)) for color in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+def apart(a, b, eyes) -> float:
+    """The distance of two colours in CIELAB, as somebody sees them: 2 is just noticed side by side."""
+    def lab(color):
+        x, y, z = np.cbrt(np.maximum(XYZ @ np.clip(np.asarray(eyes) @ linear(color), 0, 1) / [0.9505, 1, 1.089], 1e-6))
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+    return float(np.linalg.norm(lab(a) - lab(b)))
+
+
+@pytest.mark.parametrize(("theme", "light"), [("JupyterLab Dark", "false"), ("JupyterLab Light", "true")])
+def test_of_two_runs_the_whole_shows_each_class_in_its_share(opened, trace, theme, light):
+    """After the test above: the difference is on the screen, and no kernel is asked for more."""
+    canvas = Canvas(opened.page, 1)
+    opened.choose("Settings", "Theme", theme)
+    expect(opened.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
+    canvas.stage.scroll_into_view_if_needed()
+    canvas.key("Escape", "Escape", "0", "End")
+    canvas.expect_frame(39)
+    opened.page.wait_for_timeout(300)
+    opened.screenshot(f"canvas-difference-{theme.split()[1].lower()}")
+
+    inks = dict(zip(("a", "b", "both"), canvas.root.evaluate(INKS), strict=True))
+    ground = [255] * 3 if light == "true" else [17] * 3
+    assert all(contrast(ink, ground) >= 3 for ink in inks.values())
+    for one, other in itertools.combinations(inks.values(), 2):
+        assert contrast(one, other) > 1.5  # in grey, too
+        assert all(apart(one, other, eyes) > 40 for eyes in BLIND.values())
+
+    other, bins = xe.load_recording("calls-small-auxiliary"), trace.bins()
+    in_a, in_b = np.zeros((2, len(trace.label_frequency), trace.width), bool)
+    for there, run in ((in_a, trace), (in_b, other)):
+        there[np.arange(len(there))[:, None], run.connectivity(-1)] = True
+    found = canvas.root.locator(".xmc-canvas").evaluate(PIXELS)
+    for band, pixels in zip(("head", "torso", "tail"), found, strict=True):
+        drawn = {name: pixels.pop(" ".join(f"{round(c)}" for c in [*ink, 255]), 0) for name, ink in inks.items()}
+        assert sum(pixels.values()) < 0.01 * sum(drawn.values())  # whole colours, but for the line between two bands
+        a, b = in_a[bins.labels(band)], in_b[bins.labels(band)]
+        for name, there in (("a", a & ~b), ("b", b & ~a), ("both", a & b)):
+            share = there.sum() / (a | b).sum()
+            assert abs(drawn[name] / sum(drawn.values()) - share) < 0.05, (band, name)
+
+
 def test_a_linked_figure_shows_the_brushed_bin(opened):
     opened.run_cell(2)
     canvas = Canvas(opened.page, 3)
@@ -405,4 +480,5 @@ def test_a_reopened_notebook_shows_a_picture(browser, server):
         assert colours > 10 and 0.02 < share < 0.9  # connections of several ages, and what is not connected
         assert re.match(r"Rewire at step [\d,]+: .* connections moved; .*Rows are labels", still.get_attribute("alt"))
         expect(opened.page.get_by_text("run the cell to scrub")).to_be_visible()
+        expect(opened.output(0).first).to_be_hidden()  # JupyterLab's "Loading widget...", which would never end
         opened.screenshot("canvas-reopened")

@@ -111,6 +111,11 @@ def test_no_file_says_where_packages_come_from():
     assert matches(r"pypi[.]|pythonhosted[.]|download[.]pytorch|index[-_]url|find[-_]links") == []
 
 
+def test_no_line_of_a_style_or_script_is_long():  # ruff sees to the Python
+    assert [f"{path}:{number}: {len(row)}" for path, text in texts() if path.endswith((".css", ".js"))
+            for number, row in enumerate(text.splitlines(), 1) if len(row) > 120] == []
+
+
 def test_no_file_is_large():
     assert [str(path) for path in own_files() if path.stat().st_size > 5_000_000] == []
 

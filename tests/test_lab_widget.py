@@ -226,6 +226,21 @@ def test_thinning_keeps_the_last_point_and_moves_none(n):
         assert len(set(np.diff(steps)[:-1].tolist())) <= 1
 
 
+def test_where_the_encoder_has_no_parameters_its_panel_says_so(make):
+    def said(lab):
+        shown = [words.text for words in lab.charts.figure.layout.annotations if words.visible]
+        return [text for text in shown if "no parameters" in text]
+
+    lab = make(RECIPE.replace(encoder="features"))
+    lab.run(3)
+    assert said(lab) == ["This encoder has no parameters:<br>there is nothing to push."]
+    assert not any(lab.charts.curve([line.field for line in LINES].index("grad")).y)
+    lab.knobs.set(encoder="bag")
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    until(lambda: said(lab) == [])
+
+
 def test_the_budget_of_the_gradient_has_a_panel_once_it_was_probed(make):
     lab = make()
     lab.run(3)

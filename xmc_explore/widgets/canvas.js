@@ -3,7 +3,7 @@
 
 const FLASH = 900; // milliseconds
 const ROW = 16, COLUMN = 16; // CSS pixels of a row and of a column at most: no closer than this
-const NAMED = 12; // CSS pixels from which on rows have their names beside them
+const NAMED = 11.5; // CSS pixels from which on rows have their names beside them
 const PLAY = 125; // milliseconds from one frame to the next, at least
 const FULL = [0, 1, 0, 1];
 const KEYS = [
@@ -383,10 +383,8 @@ function render({ model, el }) {
     const of = [height, top, bottom, brushed, equal, model.get("bands"), model.get("names"), tops];
     if (of.every((what, i) => what === worded[i])) return;
     worded = of;
-    const named = picture.labels.length && (() => {
-      const row = rowAt((top + bottom) / 2);
-      return yOf(bottoms[row], height) - yOf(tops[row], height) >= NAMED;
-    })();
+    const tall = (row) => yOf(bottoms[row], height) - yOf(tops[row], height);
+    let some = false; // rows that have room for their names
     gutter.replaceChildren();
     for (const band of edges()) {
       const from = clamp(yOf(band.top, height), 0, height), to = clamp(yOf(band.top + band.height, height), 0, height);
@@ -395,6 +393,9 @@ function render({ model, el }) {
         title: `Show ${band.name} labels alone` });
       Object.assign(strip.style, { top: `${from}px`, height: `${to - from - 1}px`, borderColor: band.color });
       strip.classList.toggle("xmc-away", Boolean(brushed) && brushed !== band.name);
+      const middle = (Math.max(band.top, top) + Math.min(band.top + band.height, bottom)) / 2;
+      const named = picture.labels.length > 0 && tall(rowAt(middle)) >= NAMED;
+      some ||= named;
       if (named) strip.setAttribute("aria-label", `${band.name}, ${count(band.rows)} labels`);
       else {
         add(strip, "b", "").textContent = band.name;
@@ -402,13 +403,13 @@ function render({ model, el }) {
       }
       strip.addEventListener("click", () => brush(band.name));
     }
-    if (!named) return;
+    if (!some) return;
     for (let row = rowAt(top); row <= rowAt(bottom - 1e-12); row++) {
-      const y = yOf(tops[row], height), tall = yOf(bottoms[row], height) - y;
-      if (tall < NAMED || y + tall / 2 < 4 || y + tall / 2 > height - 4) continue;
+      const y = yOf(tops[row], height), middle = y + tall(row) / 2;
+      if (tall(row) < NAMED || middle < 4 || middle > height - 4) continue;
       const name = add(gutter, "span", "xmc-row");
       add(name, "bdi", "").textContent = model.get("names")[row] ?? "";
-      Object.assign(name.style, { top: `${y}px`, height: `${tall}px`, lineHeight: `${tall}px` });
+      Object.assign(name.style, { top: `${y}px`, height: `${tall(row)}px`, lineHeight: `${tall(row)}px` });
     }
   }
 

@@ -12,8 +12,9 @@ function palettes(dark) {
   const old = dark ? [150, 150, 150, 0.7] : [128, 128, 128, 0.75];
   const fresh = dark ? [240, 110, 195, 1] : [204, 60, 150, 1], minus = dark ? [120, 200, 60, 1] : [60, 130, 20, 1];
   const gone = dark ? [90, 190, 230, 1] : [0, 110, 160, 1], faint = dark ? [160, 160, 160, 0.6] : [115, 115, 115, 0.5];
-  const both = dark ? [165, 165, 165, 0.85] : [95, 95, 95, 0.85];
-  const only = dark ? [[86, 180, 233, 1], [240, 180, 60, 1]] : [[20, 120, 190, 1], [190, 130, 0, 1]];
+  // Of two runs: three steps of lightness, so that a poor projector keeps them apart, and hues for the colour-blind.
+  const both = dark ? [245, 245, 245, 1] : [24, 24, 24, 1];
+  const only = dark ? [[50, 130, 220, 1], [240, 150, 30, 1]] : [[0, 105, 195, 1], [205, 115, 0, 1]];
   const of = (color) => Array.from({ length: 256 }, (_, level) => color(level));
   return {
     age: of((level) => mix(old, fresh, level / 255)),
@@ -38,7 +39,7 @@ function levelsOf(picture, color) {
   return levels;
 }
 
-// Of each pixel of a picture: the highest level there, and how many connections it stands for.
+// Of each pixel of a picture: the highest level there (of a pair: any), and how many connections it stands for.
 class Raster {
   best = new Uint8Array(0);
   seen = new Uint16Array(0);
@@ -58,7 +59,8 @@ class Raster {
     best.fill(0);
     seen.fill(0);
     this.scale = height / (bottom - top);
-    this.usual = fanIn / columns / (pair ? 2 : 1); // of two runs, most are in both at first, and then take one slot
+    this.usual = fanIn / columns;
+    this.pair = Boolean(pair);
     const cell = width / (columns * (right - left)), gap = cell >= 6 * ratio ? 1 : 0; // in pixels
     // Where few connections are in sight each is drawn some CSS pixels wide, or it would be lost; and what a rewire
     // moved is not lost among what stayed.
@@ -81,7 +83,7 @@ class Raster {
       const start = Math.max(x0, 0), end = Math.min(x1, width);
       for (let y = Math.max(y0, 0); y < y1 && y < height; y++) {
         for (let i = y * width + start; i < y * width + end; i++) {
-          if (level > best[i]) best[i] = level;
+          if (pair || level > best[i]) best[i] = level; // of a pair whoever comes last, or one of them would look rare
           seen[i] += 1;
         }
       }
@@ -129,7 +131,7 @@ class Raster {
         for (let x = 0, i = line * width; x < width; x++, i++) {
           const level = best[i];
           if (!level) continue;
-          const share = loud && level >= LOUD ? 1 : Math.min(1, 0.15 + each[x] * seen[i]);
+          const share = this.pair || (loud && level >= LOUD) ? 1 : Math.min(1, 0.15 + each[x] * seen[i]);
           ink[i] = (Math.round(opacity[level] * dim * share) << 24) | rgb[level];
         }
       }

@@ -37,11 +37,12 @@ LINES = (
       for name, part in (("all", ""), *((name, f"/{name}") for name in BIN_NAMES))),
     *(Line(name, "probe", f"budget/share/{name}", (3, 1)) for name in (*BIN_NAMES, "auxiliary")),
 )
-TITLES = ("loss", "P@1 and its parts, %", "gradient norm of the encoder", "recall@5, %",  # row by row
+TITLES = ("loss", "P@1 and its parts, %", "encoder gradient norm", "recall@5, %",  # row by row
           "who pushes the encoder: share")
 # Where the panels of each column stand, from top to bottom; the budget of the gradient has one once it was probed.
 TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26))
 TITLE_GAP = 0.01
+NOTHING_TO_PUSH = "This encoder has no parameters:<br>there is nothing to push."
 RUN_DASH = {"A": "solid", "B": "dash"}
 LOOKS = {"all": ALL, "auxiliary": AUXILIARY, **BINS}
 
@@ -70,9 +71,11 @@ class Charts:
                     marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
                 first.add(line.name)
         figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
-                             margin=dict(l=44, r=8, t=52, b=40), hovermode="x unified",
+                             margin=dict(l=44, r=8, t=_top(13), b=40), hovermode="x unified",
                              legend=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top",
-                                         font_size=13))
+                                         font_size=13, tracegroupgap=0))
+        figure.add_annotation(text=NOTHING_TO_PUSH, x=0.5, y=0.5, xref="x3 domain", yref="y3 domain", showarrow=False,
+                              visible=False)
         figure.update_annotations(font_size=13, font_color=INK)
         figure.update_xaxes(nticks=5, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
         figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), showticklabels=True)
@@ -100,6 +103,8 @@ class Charts:
             if probed != self._budget:
                 self._budget = probed
                 _arrange(self.figure, probed)
+            sides = (snapshot,) if snapshot.other is None else (snapshot, snapshot.other)
+            self.figure.layout.annotations[-1].visible = all(side.recipe.encoder == "features" for side in sides)
             self._axes(snapshot)
             self._pair(snapshot.other is not None)
             if snapshot.other is not None:
@@ -119,7 +124,7 @@ class Charts:
     def size(self, points: int) -> None:
         """Set the size of all type."""
         with self.figure.drawing, self.figure.batch_update():
-            self.figure.update_layout(font_size=points, legend_font_size=points)
+            self.figure.update_layout(font_size=points, legend_font_size=points, margin_t=_top(points))
             self.figure.update_annotations(font_size=points)
             self.figure.update_xaxes(title_font_size=points)
 
@@ -149,6 +154,11 @@ class Charts:
             if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                 curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
         self._drawn[which] = snapshot.run, lengths
+
+
+def _top(points: int) -> int:
+    """Pixels over the panels: two lines of the legend, for two runs need as many, and a title."""
+    return round(4.8 * points)
 
 
 def _arrange(figure: go.Figure, budget: bool) -> None:

@@ -72,3 +72,16 @@ def of_this_cell() -> list[Closes]:
             old.close()
         _of_cell[cell] = request, []
     return _of_cell[cell][1]
+
+
+# JupyterLab says "Loading widget..." for as long as a notebook's kernel does not know the widget: of a notebook that is
+# opened again that is for ever. What stands in for the widget hides these words (a node of text alone), and no error.
+_STYLE = """<style>
+.jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-saved)
+  [data-mime-type$="widget-view+json"]:not(.jupyter-widgets):not(:has(*)) { display: none; }
+</style>"""
+
+
+def saved(content: str) -> str:
+    """HTML that stays in a saved notebook in the place of the widget that was put out right before it."""
+    return f'<div class="xmc-saved">{_STYLE}{content}</div>'

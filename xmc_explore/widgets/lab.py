@@ -21,7 +21,7 @@ from . import sharing
 from .canvas import ConnectivityCanvas, caption_of
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
-from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell
+from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell, saved
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
 from .presets import PRESETS, preset_of
@@ -42,12 +42,13 @@ TYPE, PRESENTED_TYPE = 13, 18  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
               "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
 
+# The icon stands for the word where the toolbar has no room for words (lab.css); its number says more than an icon.
 BUTTONS = (
-    ("Play", "Train until the end, or until Pause"),
-    ("Pause", "Stop after the step that is being taken"),
-    ("Step", "Train on one batch"),
-    ("+10", "Train on as many batches as the box beside it says"),
-    ("Reset", "Start over from step 0 with the knobs as they stand; what was recorded is left alone"),
+    ("Play", "play", "Play: train until the end, or until Pause"),
+    ("Pause", "pause", "Pause: stop after the step that is being taken"),
+    ("Step", "step-forward", "Step: train on one batch"),
+    ("+10", "", "Train on as many batches as the box beside it says"),
+    ("Reset", "undo", "Reset: start over from step 0 with the knobs as they stand; what was recorded is left alone"),
 )
 
 
@@ -190,7 +191,7 @@ class Lab:
 
     def _build(self, recipe: Recipe) -> None:
         engine = self.engine
-        self.buttons = {name: W.Button(description=name, tooltip=tip) for name, tip in BUTTONS}
+        self.buttons = {name: W.Button(description=name, icon=icon, tooltip=tip) for name, icon, tip in BUTTONS}
         self.buttons["Play"].button_style = "primary"
         self.many = W.BoundedIntText(value=10, min=1, max=100_000, tooltip="How many steps the button before it takes")
         self.many.observe(lambda event: setattr(self.buttons["+10"], "description", f"+{event.new}"), "value")
@@ -204,12 +205,12 @@ class Lab:
         self.presets.observe(lambda event: self._choose(event.new), "value")
         self.compare = _toggle("A|B", "Keep this run as A and start B, on the same documents in the same order")
         self.compare.observe(lambda event: self._press(lambda: self._compare(event.new)), "value")
-        self.branch = W.Button(description="Branch", tooltip="Keep this run as A, and continue B from the frame "
-                                                             "on the screen with the knobs as they stand")
+        self.branch = W.Button(description="Branch", icon="code-fork", tooltip="Branch: keep this run as A, and "
+                               "continue B from the frame on the screen with the knobs as they stand")
         self.branch.on_click(lambda _: self._press(self._branch))
-        self.present = _toggle("Present", "Large type and no code, for a projector; Escape ends it")
+        self.present = _toggle("Present", "Present: large type and no code; Escape ends it", "desktop")
         self.present.observe(lambda event: self._present(event.new), "value")
-        self.more = _toggle("More", "Share this laboratory, save what it shows, measure the gradient")
+        self.more = _toggle("More", "More: share this, save what it shows, measure the gradient", "ellipsis-h")
         self.status, self.message = W.HTML(), W.HTML()
         self.status.add_class("xmc-status-box")
         self.scrubber = Scrubber(self._ask)
@@ -479,7 +480,7 @@ class Lab:
             picture = still("", frame, self._bins, snapshot.features, caption_of(frame, self._bins))
         picture = picture if len(picture) <= MOST_KEPT else ""
         words = html.escape(self._text(snapshot)) + "\n  (what is left of a live laboratory: run the cell for another)"
-        return {"text/html": f'<div class="xmc-saved">{picture}<pre>{words}</pre></div>'}
+        return {"text/html": saved(f"{picture}<pre>{words}</pre>")}
 
     def _text(self, snapshot: Snapshot) -> str:
         return _text(self._corpus["name"], snapshot)
@@ -498,8 +499,8 @@ def _probed(recipe: Recipe) -> bool:
     return recipe.probe_interval > 0 and "budget" in recipe.probes
 
 
-def _toggle(name: str, tip: str) -> W.Widget:
-    return W.ToggleButton(description=name, tooltip=tip)
+def _toggle(name: str, tip: str, icon: str = "") -> W.Widget:
+    return W.ToggleButton(description=name, icon=icon, tooltip=tip)
 
 
 def _text(corpus: str, s: Snapshot) -> str:
@@ -521,8 +522,10 @@ def _status(s: Snapshot, pending: str = "") -> str:
     # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
     live = "off" if s.state == "playing" else "polite"
     state = PENDING.get(pending, s.state)
+    of, rest = f" of {s.steps or '…'}", f" · {rewires} · {rate} steps/s · "
     return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{state}"'
-            f"{other}><b>step {s.step}</b> of {s.steps or '…'} · {rewires} · {rate} steps/s · <b>{state}</b></div>")
+            f'{other} title="step {s.step}{of}{rest}{state}"><b>step {s.step}</b><span class="xmc-of">{of}</span>'
+            f"<span>{rest}<b>{state}</b></span></div>")
 
 
 def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> str:

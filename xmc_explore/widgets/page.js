@@ -20,8 +20,10 @@ function render({ model, el }) {
     set("copied", number);
   }
 
-  // noUiSlider's handles have labels beside them that a screen reader does not connect, and some boxes have none.
+  // noUiSlider's handles have labels beside them that a screen reader does not connect, and some boxes have none; an
+  // icon is a letter of its font, which would be read out before the word.
   function name() {
+    for (const icon of lab()?.querySelectorAll(".jupyter-button > i") ?? []) icon.setAttribute("aria-hidden", "true");
     for (const box of lab()?.querySelectorAll(".xmc-toolbar :is(input, select)") ?? [])
       box.setAttribute("aria-label", box.matches("input") ? "Steps that the button before it takes" : "Preset");
     for (const row of lab()?.querySelectorAll(".widget-slider") ?? []) {
@@ -35,8 +37,9 @@ function render({ model, el }) {
     }
   }
 
-  // Of the answer to a press, Jupyter's server sends the first packet ("busy") and holds back the rest until that one is
-  // acknowledged (Nagle's algorithm), for which a page that has nothing to send takes 40 ms or more. So it sends something.
+  // Of the answer to a press, Jupyter's server sends the first packet ("busy") and holds back the rest until that one
+  // is acknowledged (Nagle's algorithm), for which a page that has nothing to send takes 40 ms or more. So it sends
+  // something.
   const NUDGES = [10, 20, 30, 45, 60]; // milliseconds after the press
   let nudged = 0;
   function nudge(event) {

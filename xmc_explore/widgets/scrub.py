@@ -19,7 +19,7 @@ from ..plots.style import INK
 from ..trace import Trace
 from .canvas import ConnectivityCanvas
 from .figure import Figure
-from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell
+from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell, saved
 
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
 
@@ -127,8 +127,8 @@ class Scrub:
         stills = "".join(still(name if len(self._runs) > 1 else "", store.seek(-1), bins, features, canvas.caption)
                          for (name, (store, bins, _, features, _)), canvas in
                          zip(self._runs.items(), self.canvases.values(), strict=True))
-        display({"text/html": f'<div class="xmc-saved">{stills}<p>(The last frame of {self._words()}: run the cell to '
-                              f'scrub.)</p></div>', "text/plain": repr(self)}, raw=True)
+        words = f"<p>(The last frame of {self._words()}: run the cell to scrub.)</p>"
+        display({"text/html": saved(stills + words), "text/plain": repr(self)}, raw=True)
 
     def _words(self) -> str:
         return " and ".join(f"{len(store)}" for store, *_ in self._runs.values())

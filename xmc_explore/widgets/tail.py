@@ -19,7 +19,7 @@ from ..plots.style import BINS
 from ..plots.tail import zipf_fit
 from ..trace import Trace
 from .figure import BareFigure
-from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell
+from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell, saved
 from .page import Page
 
 HERE = Path(__file__).parent
@@ -128,10 +128,11 @@ class LongTailExplorer:
         display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
         still = self._drawn
         data = base64.b64encode(still.svg().encode()).decode()
-        display({"text/html": f'<div class="xmc-saved"><p><img alt="{html.escape(still.alt)}" style="max-width:100%" '
-                              f'src="data:image/svg+xml;base64,{data}"/></p>{_html_table(self.table)}<p>'
-                              f"{html.escape(still.caption)} (As it stood at first: run the cell to move edges and "
-                              f"exponent.)</p></div>", "text/plain": repr(self)}, raw=True)
+        kept = saved(f'<p><img alt="{html.escape(still.alt)}" style="max-width:100%" '
+                     f'src="data:image/svg+xml;base64,{data}"/></p>{_html_table(self.table)}'
+                     f"<p>{html.escape(still.caption)} (As it stood at first: run the cell to move edges and "
+                     f"exponent.)</p>")
+        display({"text/html": kept, "text/plain": repr(self)}, raw=True)
 
     def __repr__(self) -> str:
         return self.caption
