@@ -75,10 +75,11 @@ def of_this_cell() -> list[Closes]:
 
 
 # JupyterLab says "Loading widget..." for as long as a notebook's kernel does not know the widget: of a notebook that is
-# opened again that is for ever. What stands in for the widget hides these words (a node of text alone), and no error.
+# opened again that is for ever. What stands in for the widget hides these words (they stand alone in the node of a
+# widget, the one kind that JupyterLab marks with no MIME type) and no error, which has a class.
 _STYLE = """<style>
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-saved)
-  [data-mime-type$="widget-view+json"]:not(.jupyter-widgets):not(:has(*)) { display: none; }
+  .jp-OutputArea-output:not([data-mime-type], .jupyter-widgets):not(:has(*)) { display: none; }
 </style>"""
 
 
