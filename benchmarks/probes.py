@@ -9,6 +9,7 @@ clock and as time of all cores together (which a busy machine disturbs less). Wh
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import numpy as np
@@ -24,6 +25,7 @@ CASES = {"none": "", "budget": "budget", "snr": "snr", "twin": "twin", "all": "b
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     corpus = xe.load_corpus("calls-small")
     runs = {name: Run(corpus, xe.Recipe(probe_interval=int(name != "none"), probes=probes), steps=10 * STEPS)
             for name, probes in CASES.items()}

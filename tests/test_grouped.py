@@ -1,6 +1,7 @@
 """Groups that share their indices, against a dense layer with the same entries, on every backend that runs here."""
 
 import copy
+import tracemalloc
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from dense_for_tests import TOLERANCE, USABLE, close, dense_result
 from torch.nn.functional import linear
 
 import xmc_explore as xe
-from xmc_explore.layers import grouped_fixed_fan_in
+from xmc_explore.layers import HeadTail, grouped_fixed_fan_in
 from xmc_explore.logit_free import logit_gradient, loss_by_chunks, step_in_place, top_labels
 from xmc_explore.model import LOSSES
 
@@ -152,6 +153,77 @@ def test_the_step_without_logits_gives_the_numbers_of_the_plain_path(loss, shuff
     torch.testing.assert_close(logit_gradient(layer, x, labels, rows, columns, loss=loss), logits.grad[:, labels])
     scores, found = top_labels(layer, x, 3, chunk=chunk)
     torch.testing.assert_close(scores, layer(x).topk(3).values)
+
+
+OPTIMIZERS = {
+    "none": None,
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.3, weight_decay=0.02),
+    "momentum": lambda p: torch.optim.SGD(p, lr=0.3, momentum=0.9),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.1, eps=1e-3),
+}
+UNEVEN = [(1, 9, 40, 4, 3), (31, 17, 1000, 7, 16), (70, 23, 301, 9, 5), (130, 64, 2000, 32, 16), (5, 9, 3, 4, 7),
+          (0, 9, 20, 4, 4), (17, 9, 64, 4, 1)]  # B, D, L, K, G
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("shape", UNEVEN, ids=str)
+def test_the_compiled_step_is_that_of_autograd_and_torch_in_float64(shape, name, loss):
+    batch, *sizes = shape
+    layer = make(*sizes, torch.float32, "auto")
+    exact = copy.deepcopy(layer).double()
+    optimizers = [OPTIMIZERS[name](list(m.parameters())) for m in (layer, exact) if OPTIMIZERS[name]]
+    for seed in range(3):
+        g = torch.Generator().manual_seed(seed)
+        x = torch.randn(batch, sizes[0], generator=g).requires_grad_()
+        rows, columns = (torch.rand(batch, sizes[1], generator=g) < 0.1).nonzero(as_tuple=True)
+        wide, want_loss = x.detach().double().requires_grad_(), seed != 1
+        exact.zero_grad(), layer.zero_grad()
+        expected = LOSSES[loss](exact(wide), rows, columns)
+        expected.backward()
+        if optimizers:
+            optimizers[1].step()
+            dx, value = step_in_place(layer, optimizers[0], x, rows, columns, loss=loss, want_loss=want_loss)
+            pairs = zip(layer.parameters(), exact.parameters(), strict=True)
+        else:
+            value = loss_by_chunks(layer, x, rows, columns, loss=loss, want_loss=want_loss)
+            value.backward()
+            dx, value = x.grad, value.detach() if want_loss else None
+            pairs = ((p.grad, q.grad) for p, q in zip(layer.parameters(), exact.parameters(), strict=True))
+        assert (value is None) == (not want_loss)
+        if want_loss:
+            torch.testing.assert_close(value.double(), expected.detach(), rtol=2e-6, atol=5e-6)
+        torch.testing.assert_close(dx.double(), wide.grad, rtol=2e-5, atol=2e-5)
+        for found, want in pairs:
+            torch.testing.assert_close(found.double(), want, rtol=2e-5, atol=2e-5)
+
+
+def test_the_compiled_step_is_the_one_that_runs_and_holds_no_logits(monkeypatch):
+    cpu_grouped = pytest.importorskip("xmc_explore.layers.cpu_grouped")
+    layer = make(24, 4000, 5, 16, torch.float32, "cpu")
+    seen, step = [], cpu_grouped.fused_step
+    monkeypatch.setattr(cpu_grouped, "fused_step", lambda *a, **k: seen.append(k["update"].kind) or step(*a, **k))
+    x, rows = torch.randn(64, 24), torch.arange(64)
+    sgd = torch.optim.SGD(layer.parameters(), lr=0.1)
+    step_in_place(layer, sgd, x, rows, rows * 60)  # compiles
+    tracemalloc.start()  # sees what NumPy takes
+    step_in_place(layer, sgd, x, rows, rows * 60)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 64 * 4000 * 4 / 4
+    loss_by_chunks(layer, x.requires_grad_(), rows, rows * 60).backward()
+    both = HeadTail(torch.nn.Linear(24, 10), layer, torch.arange(10))
+    step_in_place(both, torch.optim.SGD(both.parameters(), lr=0.1), x, rows, rows * 60)
+    assert seen == ["sgd", "sgd", "none", "sgd"]
+
+
+def test_a_step_refuses_weights_that_it_cannot_change_in_place():
+    cpu_grouped = pytest.importorskip("xmc_explore.layers.cpu_grouped")
+    layer, none = make(8, 10, 3, 4, torch.float32, "cpu"), torch.empty(0, dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"indices must be a contiguous torch.int16 tensor \[3, 3\]"):
+        cpu_grouped.fused_step(torch.randn(2, 8), layer.weight, layer.indices[:2], layer.bias, (none, none),
+                               groups=(layer.order, layer.group_of_label, 4), loss="bce", scale=1.0, want_loss=False,
+                               update=cpu_grouped.Update("sgd", lr=0.1))
 
 
 def test_low_precision_weights_take_a_step_in_place():

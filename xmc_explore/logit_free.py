@@ -12,9 +12,9 @@ ways to use it:
     loss_by_chunks(layer, x, rows, columns).backward()            gradients are handed over; any torch optimizer
     step_in_place(layer, optimizer, x, rows, columns) -> dx       weights change chunk by chunk; no gradient buffer
 
-Both give the numbers of the plain path up to the order of sums. `layer` is a `FixedFanIn` with any backend, an
-`nn.Linear`, a `HeadTail` of both, or any other with the methods of `Part`. Documents carry labels at the pairs (rows,
-columns).
+Both give the numbers of the plain path up to the order of sums. `layer` is a `FixedFanIn` or `GroupedFixedFanIn` with
+any backend, an `nn.Linear`, a `HeadTail` of dense and sparse, or any other with the methods of `Part`. Documents carry
+labels at the pairs (rows, columns).
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .layers import FixedFanIn, HeadTail
+from .layers import GroupedFixedFanIn, HeadTail
 from .layers.backends import pick
+from .layers.fixed_fan_in import FanIn
+from .layers.grouped import kernels
 from .model import LOSSES
 from .rounding import round_to
 
@@ -195,7 +197,8 @@ class _Loss(torch.autograd.Function):
         if module is not None:
             update = module.Update("none", state=(dweight, dbias))
             dx, value = module.fused_step(x, weight, layer.indices, bias, pairs.int32(), loss=loss,
-                                          scale=1 / max(len(x), 1), update=update, want_loss=want_loss)
+                                          scale=1 / max(len(x), 1), update=update, want_loss=want_loss,
+                                          **_groups(layer))
             value = None if value is None else x.new_tensor(value)
         else:
             dx, value = _go_through(layer, x, pairs, loss, 1.0, want_loss, chunk, use)
@@ -237,10 +240,18 @@ def compute_dtype(layer: nn.Module) -> torch.dtype:
 
 
 def _fused(layer: nn.Module, x: Tensor):
-    """The compiled kernel that does it all in one loop over labels, where there is one for this layer; else None."""
-    module = pick(layer.backend, x.device).module if isinstance(layer, FixedFanIn) else None
-    float32 = x.dtype == layer.weight.dtype == torch.float32
-    return module if float32 and layer.bias is not None and hasattr(module, "fused_step") else None
+    """The compiled kernels that do it all in one loop over labels or groups, where there are some for this layer."""
+    if not isinstance(layer, FanIn) or layer.bias is None or not x.dtype == layer.weight.dtype == torch.float32:
+        return None
+    grouped = isinstance(layer, GroupedFixedFanIn)
+    module = kernels(layer.backend, x) if grouped else pick(layer.backend, x.device).module
+    return module if hasattr(module, "fused_step") else None
+
+
+def _groups(layer: FanIn) -> dict[str, tuple]:
+    """What the compiled kernels of groups want to know besides."""
+    groups = isinstance(layer, GroupedFixedFanIn)
+    return {"groups": (layer.order, layer.group_of_label, layer.group_size)} if groups else {}
 
 
 # --- updates in place ---------------------------------------------------------------------------------------------
@@ -277,7 +288,8 @@ def step_in_place(layer: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor,
         update = _update(module, layer, optimizer)
     if update is not None:
         dx, value = module.fused_step(x, layer.weight, layer.indices, layer.bias, pairs.int32(), loss=loss,
-                                      scale=scale / max(len(x), 1), update=update, want_loss=want_loss)
+                                      scale=scale / max(len(x), 1), update=update, want_loss=want_loss,
+                                      **_groups(layer))
         return InPlace(dx, None if value is None else x.new_tensor(value))
     rules = [_Rule(p, optimizer, rounding) for p in (layer.weight, layer.bias) if p is not None]
 
@@ -365,7 +377,7 @@ def moments_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> tup
     return tuple(state[parameter][name] for name in names)
 
 
-def _update(module, layer: FixedFanIn, optimizer: torch.optim.Optimizer):
+def _update(module, layer: FanIn, optimizer: torch.optim.Optimizer):
     """The step of this optimizer as the compiled kernel takes it; None if it cannot do that one."""
     group = group_of(optimizer, layer.weight)
     adam = "betas" in group

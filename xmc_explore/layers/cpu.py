@@ -239,6 +239,40 @@ def _log1p(e):
 
 
 @inline
+def _of_negatives(z, hinge, scale, want_loss, losses):
+    """The gradients of logits z if all are negative; and `losses` with theirs."""
+    zero, one = splat(np.float32(0), z), splat(np.float32(1), z)
+    if hinge:
+        above = relu(one + z)
+        return above * splat(scale + scale, zero), losses + above * above
+    if want_loss:
+        losses = losses + relu(z) + _log1p(exp(zero - relu(z) - relu(zero - z)))
+    return splat(scale, zero) / (one + exp(zero - z)), losses
+
+
+@inline
+def _of_positives(row, logits, n, skipped, hinge, scale, pair_labels, pair_rows, q, end, label):
+    """Put right what `_of_negatives` wrote to `row` of one label, for n documents after `skipped` others.
+
+    q is its first positive pair, of all before `end`. Gives the first of a later label, and what the loss changes by.
+    """
+    loss = 0.0
+    while q < end and item(pair_labels, q) == label:
+        i = np.int64(item(pair_rows, q)) - skipped
+        if 0 <= i and i < n:
+            positive = item(logits, i)
+            if hinge:
+                below = np.float32(0) if positive >= 1 else 1 - positive  # NaN stays NaN
+                put(row, i, -(scale + scale) * below)
+                loss += below ** 2 - max(1 + positive, 0.0) ** 2
+            else:
+                put(row, i, item(row, i) - scale)
+                loss -= positive
+        q += 1
+    return q, loss
+
+
+@inline
 def _apply(kind, value, grad, first, second, n, h):
     """Bring n numbers up to date from their gradients; first and second are their moments, h is from `_numbers`."""
     like = splat(h[0], 16)
@@ -325,7 +359,7 @@ def _kernels(size: int, by_feature: bool):
     def step(xt, weight, indices, bias, pair_labels, pair_rows, batch, hinge, scale, want_loss, kind, h, first_w,
              second_w, first_b, second_b, dxt, start, stop, block, floats, ints):
         (panels, n_features, _), fan_in, loss = xt.shape, weight.shape[1], 0.0
-        zero, one = splat(np.float32(0), size), splat(np.float32(1), size)
+        zero = splat(np.float32(0), size)
         g, found = at(floats, 0), at(floats, panels * block * size)
         spare = at(found, 4 * block * fan_in)
         dsorted, slots, starts = at(found, block * fan_in), at(found, 2 * block * fan_in), at(ints, 0)
@@ -341,32 +375,16 @@ def _kernels(size: int, by_feature: bool):
                 x, dx, part = at(xt, p * n_features * size), at(dxt, p * n_features * size), at(g, p * block * size)
                 for label in range(labels):
                     z = _score(x, w, idx, b, fan_in, label, zero)
+                    grad, losses = _of_negatives(z, hinge, scale, want_loss, losses)
                     row = at(part, label * size)
-                    if hinge:
-                        above = relu(one + z)
-                        grad = above * splat(scale + scale, zero)
-                        losses = losses + above * above
-                    else:
-                        grad = splat(scale, zero) / (one + exp(zero - z))
-                        if want_loss:
-                            losses = losses + relu(z) + _log1p(exp(zero - relu(z) - relu(zero - z)))
                     if n < size:
                         store(row, 0, zero)
                     store_some(row, 0, n, grad)
                     if q < pair_labels.size and pair_labels[q] == first + label:
                         store(spare, 0, z)
-                        while q < pair_labels.size and pair_labels[q] == first + label:
-                            i = pair_rows[q] - p * size
-                            if 0 <= i and i < n:
-                                positive = item(spare, i)
-                                if hinge:
-                                    below = np.float32(0) if positive >= 1 else 1 - positive  # NaN stays NaN
-                                    put(row, i, -(scale + scale) * below)
-                                    loss += below ** 2 - max(1 + positive, 0.0) ** 2
-                                else:
-                                    put(row, i, item(row, i) - scale)
-                                    loss -= positive
-                            q += 1
+                        q, change = _of_positives(row, spare, n, p * size, hinge, scale, at(pair_labels, 0),
+                                                  at(pair_rows, 0), q, pair_labels.size, first + label)
+                        loss += change
                 if want_loss:
                     store(spare, 0, losses)
                     for i in range(n):
@@ -614,6 +632,36 @@ def _plain(name: str, t: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
     return t.detach().numpy()
 
 
+def _given(weight: Tensor, indices: Tensor, n_rows: int, bias: Tensor | None, pairs: tuple[Tensor, Tensor], loss: str,
+           update: Update) -> tuple:
+    """What a step is given, as its kernel takes it: weight, indices, bias, pairs, kind and constants, four moments."""
+    (n_labels, fan_in), f32 = weight.shape, torch.float32
+    if loss not in LOSSES:
+        raise ValueError(f"loss={loss!r}; choose one of {LOSSES}")
+    w = _plain("weight", weight, (n_labels, fan_in), f32)
+    b = np.zeros(n_labels, np.float32) if bias is None else _plain("bias", bias, (n_labels,), f32)
+    idx = _plain("indices", indices, (n_rows, fan_in), indices.dtype)
+    pairs = [_plain(f"pairs[{i}]", t, tuple(pairs[0].shape), torch.int32) for i, t in enumerate(pairs)]
+    kind, numbers = _numbers(update)
+    n_moments = {NONE: 1, SGD: 0, MOMENTUM: 1, ADAM: 2}[kind]
+    parameters = [tuple(weight.shape)] if bias is None else [tuple(weight.shape), (n_labels,)]
+    shapes = [shape for shape in parameters for _ in range(n_moments)]
+    if len(update.state) != len(shapes):
+        raise ValueError(f"fused_step: update.state must hold {len(shapes)} tensors for {update.kind!r}; got "
+                         f"{len(update.state)}")
+    state = [_plain(f"update.state[{i}]", t, shape, f32).reshape(-1)
+             for i, (t, shape) in enumerate(zip(update.state, shapes, strict=True))]
+    nothing = [np.empty(n_labels if bias is None else 0, np.float32) for _ in range(2)]
+    moments = [m for n in (0, n_moments) for m in (state[n:n + n_moments] + nothing)[:2]]  # of weight, of bias
+    return w, idx, b, pairs, kind, numbers, moments
+
+
+def _tell_autograd(weight: Tensor, bias: Tensor | None, update: Update) -> None:
+    """What a step has changed was written to behind PyTorch's back."""
+    for t in (weight, *update.state) if bias is None else (weight, bias, *update.state):
+        torch.autograd.graph.increment_version(t)
+
+
 def fused_step(
     x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None, pairs: tuple[Tensor, Tensor], *, loss: str,
     scale: float, update: Update, want_loss: bool,
@@ -626,32 +674,12 @@ def fused_step(
     labels at a time. `update` says what happens to weight and bias. Neither indices nor pairs are looked at: wrong ones
     read memory they should not. Raises ValueError for tensors of another kind.
     """
-    n_labels, fan_in = weight.shape
-    f32, batch = torch.float32, x.shape[0]
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r}; choose one of {LOSSES}")
-    w = _plain("weight", weight, (n_labels, fan_in), f32)
-    b = np.zeros(n_labels, np.float32) if bias is None else _plain("bias", bias, (n_labels,), f32)
-    idx = _plain("indices", indices, (n_labels, fan_in), indices.dtype)
-    labels, rows = (_plain(f"pairs[{i}]", t, tuple(pairs[0].shape), torch.int32) for i, t in enumerate(pairs))
-    kind, numbers = _numbers(update)
-    n_moments = {NONE: 1, SGD: 0, MOMENTUM: 1, ADAM: 2}[kind]
-    parameters = [tuple(weight.shape)] if bias is None else [tuple(weight.shape), (n_labels,)]
-    shapes = [shape for shape in parameters for _ in range(n_moments)]
-    if len(update.state) != len(shapes):
-        raise ValueError(f"fused_step: update.state must hold {len(shapes)} tensors for {update.kind!r}; got "
-                         f"{len(update.state)}")
-    state = [_plain(f"update.state[{i}]", t, shape, f32).reshape(-1)
-             for i, (t, shape) in enumerate(zip(update.state, shapes, strict=True))]
-    nothing = [np.empty(n_labels if bias is None else 0, np.float32) for _ in range(2)]
-    moments = [(state[n:n + n_moments] + nothing)[:2] for n in (0, n_moments)]  # first and second, of weight, of bias
-
-    work = 3 * n_labels * fan_in * batch
-    way = _Way.best(*x.shape, n_labels // parts(work), fan_in)
+    w, idx, b, pairs, kind, numbers, moments = _given(weight, indices, len(weight), bias, pairs, loss, update)
+    work, batch = 3 * w.size * x.shape[0], x.shape[0]
+    way = _Way.best(*x.shape, len(w) // parts(work), w.shape[1])
     panels = _panels(x.detach().float(), way.size, parts(work), w.dtype, work)
     values = way.run("step", lambda i: (
-        panels[0], w, idx, b, labels, rows, batch, loss == "squared_hinge", np.float32(scale), want_loss, kind, numbers,
-        *moments[0], *moments[1], panels[1 + i]), panels[0], w, work)
-    for t in (weight, *update.state) if bias is None else (weight, bias, *update.state):
-        torch.autograd.graph.increment_version(t)  # written to behind PyTorch's back
+        panels[0], w, idx, b, *pairs, batch, loss == "squared_hinge", np.float32(scale), want_loss, kind, numbers,
+        *moments, panels[1 + i]), panels[0], w, work)
+    _tell_autograd(weight, bias, update)
     return _from_panels(panels[1:], batch), sum(values) * scale if want_loss else None

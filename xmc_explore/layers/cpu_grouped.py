@@ -2,7 +2,8 @@
 
 The labels of a group read the same rows of a panel. Forward, a row that is loaded serves four labels at once; backward,
 four rows of the gradient of x stay in registers while the labels of a group add to them. Weights, scores and their
-gradients lie by label, wherever the order of the groups says, so those of the next group are asked for early.
+gradients lie by label, wherever the order of the groups says, so those of the next group are asked for early. The step
+without logits does all of it for one group before it goes on to the next.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from numba import njit
 from torch import Tensor
 
 from .cpu import (
+    ADAM,
     FAR,
     FAST_MATH,
     LINE,
+    SGD,
     WIDE,
+    Update,
+    _apply,
     _array,
     _empty,
     _from_panels,
     _get,
+    _given,
+    _of_negatives,
+    _of_positives,
     _over_labels,
     _panels,
     _result,
     _set,
+    _tell_autograd,
     _widened,
     inline,
     parts,
@@ -41,6 +50,7 @@ from .simd import (
     put,
     splat,
     store,
+    store_some,
     stream,
     total,
     totals,
@@ -74,9 +84,63 @@ def _write(y, place, n, z, far):
         _set(y, place, n, z)
 
 
+@inline
+def _scores(x, weight, read, bias, fan_in, l0, l1, l2, l3, like):
+    """The logits of four labels of a group: each row of x that is loaded serves all four."""
+    z0, z1, z2, z3 = (splat(item(bias, l0), like), splat(item(bias, l1), like),
+                      splat(item(bias, l2), like), splat(item(bias, l3), like))
+    for k in range(fan_in):
+        row = load(x, np.int64(item(read, k)) * width(like), like)
+        z0 = z0 + splat(item(weight, l0 * fan_in + k), like) * row
+        z1 = z1 + splat(item(weight, l1 * fan_in + k), like) * row
+        z2 = z2 + splat(item(weight, l2 * fan_in + k), like) * row
+        z3 = z3 + splat(item(weight, l3 * fan_in + k), like) * row
+    return z0, z1, z2, z3
+
+
+@inline
+def _gradients(x, weight, read, labels, members, fan_in, g, dx, into, by_label, more, need_x, need_weight, like):
+    """Gradients of weight (added to if `more`) and x of one group from its rows of g, one panel of documents.
+
+    Those of weight go `into` the rows of the labels, or into rows 0..members - 1.
+    """
+    w = width(like)
+    for k in range(0, fan_in - 3, 4):  # four rows of the gradient of x stay in registers
+        r0, r1 = np.int64(item(read, k)) * w, np.int64(item(read, k + 1)) * w
+        r2, r3 = np.int64(item(read, k + 2)) * w, np.int64(item(read, k + 3)) * w
+        d0, d1, d2, d3 = load(dx, r0, like), load(dx, r1, like), load(dx, r2, like), load(dx, r3, like)
+        for i in range(members):
+            row, place = load(g, i * w, like), np.int64(item(labels, i)) * fan_in + k
+            if need_x:
+                d0 = d0 + splat(item(weight, place), like) * row
+                d1 = d1 + splat(item(weight, place + 1), like) * row
+                d2 = d2 + splat(item(weight, place + 2), like) * row
+                d3 = d3 + splat(item(weight, place + 3), like) * row
+            if need_weight:
+                to = place if by_label else i * fan_in + k
+                found = totals(load(x, r0, like) * row, load(x, r1, like) * row,
+                               load(x, r2, like) * row, load(x, r3, like) * row)
+                store(into, to, found + load(into, to, found) if more else found)
+        if need_x:
+            store(dx, r0, d0)
+            store(dx, r1, d1)
+            store(dx, r2, d2)
+            store(dx, r3, d3)
+    for k in range(fan_in - fan_in % 4, fan_in):
+        r0 = np.int64(item(read, k)) * w
+        x_row, d0 = load(x, r0, like), load(dx, r0, like)
+        for i in range(members):
+            row, place = load(g, i * w, like), np.int64(item(labels, i)) * fan_in + k
+            d0 = d0 + splat(item(weight, place), like) * row
+            if need_weight:
+                to, found = place if by_label else i * fan_in + k, total(x_row * row)
+                put(into, to, found + item(into, to) if more else found)
+        store(dx, r0, d0)
+
+
 @lru_cache
-def _kernels(size: int):
-    """forward and backward for panels of `size` documents, over the groups start..stop of one thread."""
+def _kernels(size: int, need_x: bool = True, need_weight: bool = True):
+    """forward, backward and step for panels of `size` documents, over the groups start..stop of one thread."""
 
     @njit(nogil=True, fastmath=FAST_MATH, cache=True)
     def forward(xt, weight, indices, order, group_size, bias, yt, far, start, stop):
@@ -93,20 +157,13 @@ def _kernels(size: int):
                     left, place = members - i, first + i
                     l0, l1 = _label(labels, place, left), _label(labels, place + 1, left - 1)
                     l2, l3 = _label(labels, place + 2, left - 2), _label(labels, place + 3, left - 3)
-                    z0, z1 = splat(item(b, l0), like), splat(item(b, l1), like)
-                    z2, z3 = splat(item(b, l2), like), splat(item(b, l3), like)
-                    for k in range(fan_in):
-                        row = load(x, np.int64(item(idx, group * fan_in + k)) * size, like)
-                        z0 = z0 + splat(item(w, l0 * fan_in + k), like) * row
-                        z1 = z1 + splat(item(w, l1 * fan_in + k), like) * row
-                        z2 = z2 + splat(item(w, l2 * fan_in + k), like) * row
-                        z3 = z3 + splat(item(w, l3 * fan_in + k), like) * row
+                    z0, z1, z2, z3 = _scores(x, w, at(idx, group * fan_in), b, fan_in, l0, l1, l2, l3, like)
                     _write(y, l0 * batch + p * size, n, z0, far)
-                    if i + 1 < members:
+                    if left > 1:
                         _write(y, l1 * batch + p * size, n, z1, far)
-                    if i + 2 < members:
+                    if left > 2:
                         _write(y, l2 * batch + p * size, n, z2, far)
-                    if i + 3 < members:
+                    if left > 3:
                         _write(y, l3 * batch + p * size, n, z3, far)
         fence()
 
@@ -117,7 +174,7 @@ def _kernels(size: int):
         like, lines = splat(xt.dtype.type(0), size), LINE // xt.itemsize
         g, w, idx, labels, into = at(floats, 0), at(weight, 0), at(indices, 0), at(order, 0), at(dweight, 0)
         for group in range(start, stop):
-            first, read = group * group_size, at(idx, group * fan_in)
+            first = group * group_size
             members = min(group_size, n_labels - first)
             after = min(group_size, n_labels - first - members)
             _ask(w, labels, first + members, after, fan_in, lines)
@@ -138,35 +195,70 @@ def _kernels(size: int):
                 dbias[label] = total(of_label)
             for p in range(panels):
                 x, dx = at(xt, p * n_features * size), at(dxt, p * n_features * size)
-                part = at(g, p * group_size * size)
-                for k in range(0, fan_in - 3, 4):  # four rows of the gradient of x stay in registers
-                    r0, r1 = np.int64(item(read, k)) * size, np.int64(item(read, k + 1)) * size
-                    r2, r3 = np.int64(item(read, k + 2)) * size, np.int64(item(read, k + 3)) * size
-                    d0, d1, d2, d3 = load(dx, r0, like), load(dx, r1, like), load(dx, r2, like), load(dx, r3, like)
-                    for i in range(members):
-                        g_row, place = load(part, i * size, like), np.int64(item(labels, first + i)) * fan_in + k
-                        d0 = d0 + splat(item(w, place), like) * g_row
-                        d1 = d1 + splat(item(w, place + 1), like) * g_row
-                        d2 = d2 + splat(item(w, place + 2), like) * g_row
-                        d3 = d3 + splat(item(w, place + 3), like) * g_row
-                        found = totals(load(x, r0, like) * g_row, load(x, r1, like) * g_row,
-                                       load(x, r2, like) * g_row, load(x, r3, like) * g_row)
-                        store(into, place, found + load(into, place, found) if p > 0 else found)
-                    store(dx, r0, d0)
-                    store(dx, r1, d1)
-                    store(dx, r2, d2)
-                    store(dx, r3, d3)
-                for k in range(fan_in - fan_in % 4, fan_in):
-                    r0 = np.int64(item(read, k)) * size
-                    x_row, d0 = load(x, r0, like), load(dx, r0, like)
-                    for i in range(members):
-                        g_row, place = load(part, i * size, like), np.int64(item(labels, first + i)) * fan_in + k
-                        d0 = d0 + splat(item(w, place), like) * g_row
-                        found = total(x_row * g_row)
-                        put(into, place, found + item(into, place) if p > 0 else found)
-                    store(dx, r0, d0)
+                _gradients(x, w, at(idx, group * fan_in), at(labels, first), members, fan_in,
+                           at(g, p * group_size * size), dx, into, True, p > 0, need_x, need_weight, like)
 
-    return SimpleNamespace(forward=forward, backward=backward)
+    @njit(nogil=True, fastmath=FAST_MATH, cache=True)
+    def step(xt, weight, indices, order, group_size, bias, pair_places, pair_rows, batch, hinge, scale, want_loss, kind,
+             h, first_w, second_w, first_b, second_b, dxt, start, stop, floats):
+        (panels, n_features, _), (n_labels, fan_in), loss = xt.shape, weight.shape, 0.0
+        like, line = splat(np.float32(0), size), LINE // xt.itemsize
+        w, idx, b, labels = at(weight, 0), at(indices, 0), at(bias, 0), at(order, 0)
+        room = (group_size + 3 & -4) * size  # scores are four at a time
+        g, found = at(floats, 0), at(floats, panels * room)
+        spare = at(found, group_size * fan_in)
+        pair = np.searchsorted(pair_places, start * group_size)
+        for group in range(start, stop):
+            first, read, q = group * group_size, at(idx, group * fan_in), pair
+            members = min(group_size, n_labels - first)
+            after = min(group_size, n_labels - first - members)
+            _ask(w, labels, first + members, after, fan_in, line)
+            if kind != SGD:
+                _ask(at(first_w, 0), labels, first + members, after, fan_in, line)
+            if kind == ADAM:
+                _ask(at(second_w, 0), labels, first + members, after, fan_in, line)
+            for p in range(panels):
+                x, part, n = at(xt, p * n_features * size), at(g, p * room), min(size, batch - p * size)
+                q, losses = pair, like
+                for i in range(0, members, 4):
+                    left, place = members - i, first + i
+                    l0, l1 = _label(labels, place, left), _label(labels, place + 1, left - 1)
+                    l2, l3 = _label(labels, place + 2, left - 2), _label(labels, place + 3, left - 3)
+                    z0, z1, z2, z3 = _scores(x, w, read, b, fan_in, l0, l1, l2, l3, like)
+                    store(part, i * size, z0)
+                    store(part, (i + 1) * size, z1)
+                    store(part, (i + 2) * size, z2)
+                    store(part, (i + 3) * size, z3)
+                for i in range(members):
+                    row = at(part, i * size)
+                    z = load(row, 0, like)
+                    grad, losses = _of_negatives(z, hinge, scale, want_loss, losses)
+                    if n < size:
+                        store(row, 0, like)
+                    store_some(row, 0, n, grad)
+                    if q < pair_places.size and pair_places[q] == first + i:
+                        store(spare, 0, z)
+                        q, change = _of_positives(row, spare, n, p * size, hinge, scale, at(pair_places, 0),
+                                                  at(pair_rows, 0), q, pair_places.size, first + i)
+                        loss += change
+                if want_loss:
+                    store(spare, 0, losses)
+                    for i in range(n):
+                        loss += item(spare, i)
+                _gradients(x, w, read, at(labels, first), members, fan_in, part, at(dxt, p * n_features * size), found,
+                           False, p > 0, True, True, like)
+            pair = q
+            for i in range(members):
+                label, of_label = np.int64(item(labels, first + i)), like
+                place = label * fan_in
+                _apply(kind, at(w, place), at(found, i * fan_in), at(first_w, place), at(second_w, place), fan_in, h)
+                for p in range(panels):
+                    of_label = of_label + load(g, p * room + i * size, like)
+                put(spare, 0, total(of_label))
+                _apply(kind, at(b, label), spare, at(first_b, label), at(second_b, label), 1, h)
+        return loss
+
+    return SimpleNamespace(forward=forward, backward=backward, step=step)
 
 
 def _size(x: Tensor) -> int:
@@ -198,14 +290,52 @@ def grouped_backward(
     w, idx, labels, grad = _array(weight), _array(indices), _array(order), _widened(grad)
     work = 2 * n_labels * fan_in * x.shape[0]
     rows = _panels(x, _size(x), parts(work), w.dtype, work)
-    dweight, dbias = _result(w.shape, w.dtype), np.empty(n_labels, w.dtype)
+    dweight, dbias = _result((n_labels if needs[1] else 0, fan_in), w.dtype), np.empty(n_labels, w.dtype)
     span = sum((n - 1) * stride for n, stride in zip(grad.shape, grad.stride(), strict=True)) + 1 if grad.numel() else 0
     line, (doc, row) = grad.as_strided((span,), (1,)).numpy(), grad.stride()
     doc = 1 if len(x) == 1 else doc
-    kernel, scratch = _kernels(rows.shape[3]).backward, group_size * rows.shape[1] * rows.shape[3]
+    kernel, scratch = _kernels(rows.shape[3], needs[0], needs[1]).backward, group_size * rows.shape[1] * rows.shape[3]
     _over_labels(lambda i, start, stop: kernel(line, doc, row, len(x), rows[0], w, idx, labels, group_size, rows[1 + i],
                                                dweight, dbias, start, stop, _empty((scratch,), w.dtype)), len(idx),
                  work)
     found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).to(weight.dtype),
              torch.from_numpy(dbias).to(weight.dtype))
     return tuple(g if need else None for g, need in zip(found, needs, strict=True))
+
+
+@njit(nogil=True, cache=True)
+def _places(pair_labels, order, group_of_label, group_size):
+    """Where in `order` the label of each pair is."""
+    found = np.empty_like(pair_labels)
+    for i in range(pair_labels.size):
+        place = group_of_label[pair_labels[i]] * group_size
+        while place < order.size - 1 and order[place] != pair_labels[i]:
+            place += 1
+        found[i] = place
+    return found
+
+
+def fused_step(
+    x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None, pairs: tuple[Tensor, Tensor], *,
+    groups: tuple[Tensor, Tensor, int], loss: str, scale: float, update: Update, want_loss: bool,
+) -> tuple[Tensor, float | None]:
+    """`cpu.fused_step` of labels in groups: indices [ceil(L / G), K], `groups` = (order, group_of_label, G).
+
+    Group by group: scores, their gradients, those of x and of the weights of the group, update.
+    """
+    order, group_of_label, group_size = groups
+    n_groups = -(-len(weight) // group_size)
+    w, idx, b, (labels, rows), kind, numbers, moments = _given(weight, indices, n_groups, bias, pairs, loss, update)
+    of = order.numpy()
+    places = _places(labels, of, group_of_label.numpy(), group_size)
+    by_place = np.argsort(places, kind="stable")
+    places, rows = places[by_place], rows[by_place]
+    work, batch = 3 * w.size * len(x), len(x)
+    panels = _panels(x.detach().float(), _size(x), parts(work), w.dtype, work)
+    kernel, size = _kernels(panels.shape[3]).step, panels.shape[3]
+    scratch = panels.shape[1] * (group_size + 3) * size + group_size * w.shape[1] + size
+    values = _over_labels(lambda i, start, stop: kernel(
+        panels[0], w, idx, of, group_size, b, places, rows, batch, loss == "squared_hinge", np.float32(scale),
+        want_loss, kind, numbers, *moments, panels[1 + i], start, stop, _empty((scratch,), w.dtype)), n_groups, work)
+    _tell_autograd(weight, bias, update)
+    return _from_panels(panels[1:], batch), sum(values) * scale if want_loss else None

@@ -22,7 +22,7 @@ from .op import TAGS, exact, fit, look, look_order, refuse
 KERNELS = {"cpu": "cpu_grouped", "triton": "triton_grouped"}  # the modules of the backends that have kernels for groups
 
 
-def _module(backend: str, x: Tensor):
+def kernels(backend: str, x: Tensor):
     """The kernels of a backend, or the reference where it has none for groups."""
     name = pick(backend, x.device).name
     return import_module(f".{KERNELS[name]}", __package__) if name in KERNELS else reference
@@ -34,7 +34,7 @@ def _forward(x: Tensor, weight: Tensor, indices: Tensor, order: Tensor, group_si
     look(indices, x.shape[1])
     look_order(order)
     with exact(x):
-        return _module(backend, x).grouped_forward(x, weight, indices, order, group_size, bias)
+        return kernels(backend, x).grouped_forward(x, weight, indices, order, group_size, bias)
 
 
 @torch.library.custom_op("xmc_explore::grouped_fixed_fan_in_backward", mutates_args=(), tags=TAGS)
@@ -44,7 +44,7 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, indices: Tensor, order: T
     look(indices, x.shape[1])
     look_order(order)
     with exact(x):
-        found = _module(backend, x).grouped_backward(grad, x, weight, indices, order, group_size, tuple(needs))
+        found = kernels(backend, x).grouped_backward(grad, x, weight, indices, order, group_size, tuple(needs))
     return [g for g in found if g is not None]
 
 
