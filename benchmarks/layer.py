@@ -110,14 +110,18 @@ def targets(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def against_ledger(rows: pd.DataFrame) -> pd.DataFrame:
-    """Bytes a label of the peers that the ledger knows, measured between two steps, beside what it predicts."""
+def against_ledger(rows: pd.DataFrame, transposed: bool = False) -> pd.DataFrame:
+    """Bytes a label of the peers that the ledger knows, measured between two steps, beside what it predicts.
+
+    `transposed`: the layer ran on the Triton backend, which keeps a transposed index. In place it does without.
+    """
     found = []
     for _, row in timed(rows)[timed(rows)["kind"] == STEP].drop_duplicates([*SIZES, "peer"]).iterrows():
         if row["peer"] in LEDGER:
             kind, moments, dtype = LEDGER[row["peer"]]
             predicted = memory.predicted(kind, row["width"], row["n_labels"], row["fan_in"], moments=moments,
-                                         gradients=False, dtype=dtype) / row["n_labels"]
+                                         gradients=False, dtype=dtype,
+                                         transposed=transposed and row["peer"] != IN_PLACE) / row["n_labels"]
             measured = row["held MiB"] * 2**20 / row["n_labels"]
             found.append({"peer": row["peer"], "D": row["width"], "K": row["fan_in"] if kind == "sparse" else "all",
                           "L": row["n_labels"], "bytes a label, measured": round(measured, 1),
@@ -186,7 +190,8 @@ def report(rows: pd.DataFrame, name: str, device: str, head: list[str]) -> None:
              ("How time grows (slope of log time over log size)", slopes(rows)),
              ("A whole step with Adam, ms", beside(rows, "median ms")),
              ("What a step adds to memory at its highest, MiB", beside(rows, "peak MiB")),
-             ("Bytes a label between two steps, against the ledger", against_ledger(rows))]
+             ("Bytes a label between two steps, against the ledger",
+              against_ledger(rows, transposed=torch.device(device).type == "cuda"))]
     for heading, words in (("What was not run", "not run"), ("What got fewer turns", "no more turns")):
         if "note" in rows and len(left := rows[rows["note"].fillna("").str.startswith(words)]):
             parts.append((heading, left.drop_duplicates(["peer", *SIZES])[[*SIZES, "peer", "note"]]))

@@ -49,11 +49,15 @@ def _sums(values, found):
 
 
 def test_exp_of_a_vector_is_right_to_the_last_bits_and_keeps_nan():
-    values = np.concatenate([np.linspace(-86, 87, 20_000 - 3), [0, -1e-30, np.nan]]).astype(np.float32)
+    values = np.concatenate([np.linspace(-87, 88, 20_000 - 3), [0, -1e-30, np.nan]]).astype(np.float32)
     found = np.empty_like(values)
     _apply_exp(values, found)
     expected = np.exp(values.astype(np.float64))
-    assert np.abs(found / expected - 1)[:-1].max() < 3e-7 and np.isnan(found[-1]) and found[-3] == 1
+    assert np.abs(found / expected - 1)[:-1].max() < 2e-7 and np.isnan(found[-1]) and found[-3] == 1
+    payloads = np.array([0x7f800001, 0xffc001ff, 0x7fffffff, 0xff8fffff] * 4, np.uint32)
+    found = np.empty(16, np.float32)
+    _apply_exp(payloads.view(np.float32), found)
+    assert np.isnan(found).all()  # whatever bits a NaN carries: they reach the exponent of a power of 2
     beyond, found = np.array([-1e9, -np.inf, 1e9, np.inf] * 4, np.float32), np.empty(16, np.float32)
     _apply_exp(beyond, found)
     assert np.isfinite(found).all() and (found[:2] < 2e-38).all() and (found[2:4] > 1e38).all()
@@ -226,6 +230,31 @@ def test_loss_of_confident_labels_keeps_its_digits():
     _, value = cpu.fused_step(x, weight, indices, bias, (none, none), loss="bce", scale=0.25, want_loss=True,
                               update=cpu.Update("none", state=state))
     assert math.isclose(value, 100_000 * math.log1p(math.exp(-14)), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [3, 64])
+def test_gradients_of_logits_over_the_whole_range(batch):
+    """Of label l at a logit of bias[l], which one document carries and the others do not."""
+    bias = torch.cat([torch.linspace(-100, 100, 2000), torch.tensor([0.0, -0.0, 1e-30, math.inf, -math.inf, math.nan])])
+    n_labels = len(bias)
+    x, weight, indices = torch.zeros(batch, 4), torch.zeros(n_labels, 2), random_indices(n_labels, 4, 2).short()
+    everywhere = torch.arange(n_labels, dtype=torch.int32)
+
+    def gradient(loss, pairs):
+        state = torch.empty_like(weight), torch.empty_like(bias)
+        cpu.fused_step(x, weight, indices, bias, pairs, loss=loss, scale=1.0, want_loss=False,
+                       update=cpu.Update("none", state=state))
+        return state[1].double()
+
+    wide, none = bias.double(), (everywhere[:0], everywhere[:0])
+    one = everywhere, torch.full_like(everywhere, batch - 1)
+    sigmoid = wide.sigmoid()
+    torch.testing.assert_close(gradient("bce", none), batch * sigmoid, rtol=5e-7, atol=batch * 1e-38, equal_nan=True)
+    torch.testing.assert_close(gradient("bce", one), batch * sigmoid - 1, rtol=5e-7, atol=5e-7, equal_nan=True)
+    above, below = 2 * (1 + wide).relu(), -2 * (1 - wide).relu()
+    torch.testing.assert_close(gradient("squared_hinge", none), batch * above, rtol=5e-7, atol=1e-6, equal_nan=True)
+    torch.testing.assert_close(gradient("squared_hinge", one), (batch - 1) * above + below, rtol=5e-7, atol=1e-6,
+                               equal_nan=True)
 
 
 @pytest.mark.parametrize("loss", cpu.LOSSES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import layer, layer_figures, machine
-from xmc_explore import race
+from xmc_explore import memory, race
 from xmc_explore.layers import fixed_fan_in
 
 SHAPE = race.Shape(batch=3, width=17, n_labels=29, fan_in=5)
@@ -127,6 +127,16 @@ def test_bytes_a_label_are_within_a_tenth_of_the_ledger():
     table = layer.against_ledger(rows)
     assert set(table["peer"]) == set(names)
     assert table["measured / predicted"].between(0.9, 1.1).all()
+
+
+def test_the_transposed_index_of_triton_is_predicted_for_the_layer_that_keeps_it():
+    rows = pd.DataFrame([{**SHAPE._asdict(), "peer": name, "kind": race.STEP, "median ms": 1.0, "held MiB": 1.0}
+                         for name in layer.LEDGER])
+    without, there = (layer.against_ledger(rows, transposed).set_index("peer") for transposed in (False, True))
+    more = (there["predicted"] - without["predicted"]) * SHAPE.n_labels
+    index = memory.transposed_bytes(SHAPE.width, SHAPE.n_labels * SHAPE.fan_in)
+    assert more["FixedFanIn"] == pytest.approx(index, abs=0.1 * SHAPE.n_labels)
+    assert not more.drop("FixedFanIn").any()
 
 
 def test_a_report_is_made_of_the_file_and_what_is_added_later_stays_beside_it(tmp_path, monkeypatch, capsys):

@@ -453,7 +453,7 @@ def _over_labels(run: Callable[[int, int, int], object], n_labels: int, work: in
     """What run(part, start, stop) returns over `parts(work)` contiguous ranges of labels, in threads."""
     n = parts(work)
     # Multiples of 16 labels: then each range of weights begins a line of the cache.
-    bounds = np.minimum(np.linspace(0, n_labels, n + 1).astype(np.int64) + 15 & -16, n_labels)
+    bounds = [min(n_labels * i // n + 15 & -16, n_labels) for i in range(n + 1)]
     # The first range is the caller's own: of n threads beside it, one would be woken onto a core that is taken.
     jobs = [_pool(os.getpid(), n - 1).submit(run, i, bounds[i], bounds[i + 1]) for i in range(1, n)]
     return [run(0, 0, bounds[1]), *(job.result() for job in jobs)]
