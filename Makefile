@@ -69,7 +69,7 @@ bench: setup  ## measure everything anew: layer, methods, claims, trace, laborat
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.after_the_paper
-	for name in grouped probes trace lab canvas; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in grouped roofline probes trace lab canvas notebook_claims; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 render: setup  ## run every notebook, leave notebook and page in rendered/ (RENDER_ARGS="00 -p steps 50" for some)
 	$(BIN)/python notebooks/render.py $(RENDER_ARGS)

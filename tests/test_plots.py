@@ -396,6 +396,12 @@ def test_churn_is_what_the_rewires_recorded(traces):
         assert f"{sum(replaced)} in {name}" in picture.caption
 
 
+def test_churn_of_one_rewire_is_said_once(corpus):
+    trace = xe.train(corpus, xe.Recipe.method("SET", **TINY), steps=12, progress=False)
+    caption = plots.churn(trace).caption
+    assert caption.startswith("1 rewire replaced") and caption.endswith("% of all at step 10.")
+
+
 @pytest.mark.parametrize("frame", [0, 1, -1])
 def test_connectivity_shows_each_connection_of_a_small_run(traces, frame):
     trace = traces["RigL"]

@@ -38,8 +38,9 @@ def churn(trace: Trace) -> Picture:
     figure.update_yaxes(rangemode="tozero")
     by_bin = listed(f"{n:,} in {name}" for n, name in zip(replaced.sum(0), BIN_NAMES, strict=True))
     rewires = f"{len(steps):,} rewire{'s' * (len(steps) > 1)}"
+    last = f", {percent(total[-1])} at step {steps[-1]:,}" if len(steps) > 1 else ""
     return picture(figure, f"{rewires} replaced {replaced.sum():,} connections ({by_bin}): {percent(total[0])} of all "
-                           f"at step {steps[0]:,}, {percent(total[-1])} at step {steps[-1]:,}.")
+                           f"at step {steps[0]:,}{last}.")
 
 
 def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> Picture:
