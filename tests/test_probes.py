@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformer_for_tests import small_transformer
 
 import xmc_explore as xe
-from xmc_explore import probes
+from xmc_explore import logit_free, probes
 from xmc_explore.corpora import BIN_NAMES
 from xmc_explore.model import LOSSES
 from xmc_explore.training import Run
@@ -197,7 +197,7 @@ def test_parts_of_the_input_gradient_add_up_whatever_the_chunks(monkeypatch):
     bins = torch.randint(3, (37,))
     expected, = torch.autograd.grad(LOSSES["bce"](layer(x), rows, columns), x)
     for logits in (1 << 20, 60):
-        monkeypatch.setattr(probes, "LOGITS", logits)
+        monkeypatch.setattr(logit_free, "CHUNK_ELEMENTS", logits)
         found = probes.input_gradient(layer, x, rows, columns, "bce", bins)
         assert torch.allclose(found.sum(0), expected, rtol=1e-12, atol=1e-14)
     with pytest.raises(TypeError, match="cannot be gone through label by label"):

@@ -34,8 +34,7 @@ from .layers.grouped import kernels
 from .model import LOSSES
 from .rounding import round_to
 
-CHUNK_ELEMENTS = 1 << 20  # logits [B, chunk] held at once: 4 MiB in float32
-PART_ELEMENTS = 1 << 20  # weights of such a part, [chunk, D] of a dense layer, and as many gradients: they fit caches
+CHUNK_ELEMENTS = 1 << 20  # at most, of the logits [B, chunk] and of the weights [chunk, D] in hand: 4 MiB in float32
 
 Needs = tuple[bool, bool, bool]  # of the gradients of x, weight and bias, as the backends take it
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -101,8 +100,11 @@ def _squared_hinge(z: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 LOGIT_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"bce": _bce, "squared_hinge": _squared_hinge}
 
 
-class _Pairs:
-    """Positive pairs sorted by label, then document: those of a range of labels are a slice."""
+class Pairs:
+    """Positive pairs sorted by label, then document: those of a range of labels are a slice.
+
+    Raises ValueError for a pair outside of `n_documents` x `n_labels`.
+    """
 
     def __init__(self, rows: Tensor, columns: Tensor, n_documents: int, n_labels: int):
         outside = (rows < 0) | (rows >= n_documents) | (columns < 0) | (columns >= n_labels)
@@ -111,17 +113,20 @@ class _Pairs:
             raise ValueError(f"a positive pair names document {int(rows[at])} and label {int(columns[at])}; there are "
                              f"{n_documents} documents and {n_labels} labels")
         order = (columns * max(n_documents, 1) + rows).argsort()
-        self.rows, self.columns = rows[order], columns[order]
+        self.rows, self.columns, self.n_labels = rows[order], columns[order], n_labels
 
     def int32(self) -> tuple[Tensor, Tensor]:
         """(labels, rows), as the compiled kernel takes them."""
         return self.columns.int(), self.rows.int()
 
-    def of_slices(self, slices: list[slice]) -> Iterator[tuple[Tensor, Tensor]]:
-        starts = torch.tensor([s.start for s in slices], device=self.columns.device)
-        bounds = torch.searchsorted(self.columns, starts).tolist() + [len(self.columns)]
-        for part, start, stop in zip(slices, bounds[:-1], bounds[1:], strict=True):
-            yield self.rows[start:stop], self.columns[start:stop] - part.start
+    def by_chunks(self, size: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """(labels, rows, columns) of every `size` labels on end, their columns counted from the first of them."""
+        starts = range(0, self.n_labels, size := max(size, 1))
+        at = torch.tensor(starts, dtype=self.columns.dtype, device=self.columns.device)
+        bounds = torch.searchsorted(self.columns, at).tolist() + [len(self.columns)]
+        for start, low, high in zip(starts, bounds[:-1], bounds[1:], strict=True):
+            labels = slice(start, min(start + size, self.n_labels))
+            yield labels, self.rows[low:high], self.columns[low:high] - start
 
     def of_labels(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Pairs whose label is among `labels` [n], with its position there."""
@@ -131,25 +136,20 @@ class _Pairs:
         return self.rows[found], order[at[found]]
 
 
-def _slices(layer: nn.Module, n_labels: int, batch: int, chunk: int | None) -> list[slice]:
-    size = chunk or CHUNK_ELEMENTS // max(batch, 1)
-    if chunk is None:
-        size = min(size, PART_ELEMENTS // layer.weight.shape[1])
-    size = max(1, size)
-    return [slice(start, min(start + size, n_labels)) for start in range(0, n_labels, size)]
+def chunk_size(batch: int, width: int = 1) -> int:
+    """How many labels go by at once where a batch and `width` numbers a label are in hand."""
+    return CHUNK_ELEMENTS // max(batch, width)
 
 
-def _go_through(layer: nn.Module, x: Tensor, pairs: _Pairs, loss: str, scale: float, want_loss: bool,
+def _go_through(layer: nn.Module, x: Tensor, pairs: Pairs, loss: str, scale: float, want_loss: bool,
                 chunk: int | None, use: Callable[[slice, Tensor, Tensor], None] | None) -> tuple[Tensor, Tensor | None]:
     """The step over chunks of labels: dx [B, D], and the loss if wanted; `use(labels, dweight, dbias)` takes the rest.
 
     Without `use` it is the loss alone. Everything is a mean over documents, times `scale`.
     """
-    part, n_labels = part_of(layer), layer.out_features
-    dx = torch.zeros_like(x)
+    part, dx = part_of(layer), torch.zeros_like(x)
     total = torch.zeros((), dtype=torch.float64, device=x.device) if want_loss else None
-    slices = _slices(layer, n_labels, len(x), chunk)
-    for labels, (rows, columns) in zip(slices, pairs.of_slices(slices), strict=True):
+    for labels, rows, columns in pairs.by_chunks(chunk or chunk_size(len(x), layer.weight.shape[1])):
         z = part.part_scores(x, labels)
         if want_loss:
             total += LOSSES[loss](z, rows, columns)
@@ -178,7 +178,7 @@ def loss_by_chunks(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, *
         return sum(loss_by_chunks(part, x, *pairs, loss=loss, want_loss=want_loss, chunk=chunk)
                    for part, *pairs in layer.split(rows, columns))
     parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    return _Loss.apply(x, layer, _Pairs(rows, columns, len(x), layer.out_features), loss, want_loss, chunk, *parameters)
+    return _Loss.apply(x, layer, Pairs(rows, columns, len(x), layer.out_features), loss, want_loss, chunk, *parameters)
 
 
 class _Loss(torch.autograd.Function):
@@ -282,7 +282,7 @@ def step_in_place(layer: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor,
         done = [step_in_place(part, optimizer, x, *pairs, loss=loss, scale=scale, want_loss=want_loss,
                               rounding=rounding, chunk=chunk) for part, *pairs in layer.split(rows, columns)]
         return InPlace(done[0].dx + done[1].dx, done[0].loss + done[1].loss if want_loss else None)
-    pairs = _Pairs(rows, columns, len(x), layer.out_features)
+    pairs = Pairs(rows, columns, len(x), layer.out_features)
     module, update = _fused(layer, x), None
     if module is not None:
         update = _update(module, layer, optimizer)
@@ -406,7 +406,7 @@ def logit_gradient(layer: nn.Module, x: Tensor, labels: Tensor, rows: Tensor, co
     drop and grow look at the same weights); the plain path keeps that of the step itself.
     """
     x = _checked(layer, x, rows, columns, loss)
-    pairs = _Pairs(rows, columns, len(x), layer.out_features)
+    pairs = Pairs(rows, columns, len(x), layer.out_features)
     z = part_of(layer).part_scores(x, labels)
     return LOGIT_GRADIENTS[loss](z, *pairs.of_labels(labels)).div_(max(len(x), 1))
 
@@ -420,11 +420,12 @@ def top_labels(layer: nn.Module, x: Tensor, k: int, *, chunk: int | None = None)
     n_labels = layer.out_features
     if not 1 <= k <= n_labels:
         raise ValueError(f"k must be in 1..{n_labels}, the number of labels; got {k}")
-    x = _checked(layer, x, *(torch.empty(0, dtype=torch.int64, device=x.device),) * 2, "bce")
-    part = part_of(layer)
+    none = torch.empty(0, dtype=torch.int64, device=x.device)
+    x, part = _checked(layer, x, none, none, "bce"), part_of(layer)
     scores = x.new_empty((len(x), 0))
     found = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)
-    for labels in _slices(layer, n_labels, len(x), chunk):
+    size = chunk or chunk_size(len(x), layer.weight.shape[1])
+    for labels, *_ in Pairs(none, none, len(x), n_labels).by_chunks(size):
         z = part.part_scores(x, labels)
         here, at = z.topk(min(k, z.shape[1]))
         scores, found = torch.cat([scores, here], 1), torch.cat([found, at + labels.start], 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +21,11 @@ from .corpora import BIN_NAMES
 from .encoders import Encoder, linear
 from .frames import FrameStore
 from .gradients import EncoderGradients
-from .logit_free import LOGIT_GRADIENTS, Part, compute_dtype, part_of
+from .logit_free import LOGIT_GRADIENTS, Pairs, Part, chunk_size, compute_dtype, part_of
 from .model import Classifier
 from .recipe import Recipe
 
 MICRO_BATCHES = 4
-LOGITS = 1 << 20  # of a chunk of labels in hand at once
 TRIED = 1 << 26  # bytes to remember every connection ever tried, one each; a larger layer is not asked
 
 Positives = tuple[Tensor, Tensor]  # (row in the batch, column) of every positive pair
@@ -192,8 +191,8 @@ class DenseTwin:
         layer, part = self.layer, part_of(self.layer)
         x = x.detach().to(layer.weight.dtype)
         dx = torch.zeros_like(x) if want_gradient else None
-        for labels in _chunks(layer.out_features, len(x)):
-            grad = _logit_gradient(part, x, labels, _within(labels, *positives), loss)
+        for labels, *pairs in Pairs(*positives, len(x), layer.out_features).by_chunks(chunk_size(len(x))):
+            grad = _logit_gradient(part, x, labels, pairs, loss)
             if want_gradient:
                 dx.addmm_(grad, layer.weight[labels])
             grad *= scale
@@ -224,25 +223,14 @@ def input_gradient(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, l
             mine = (bin_of_label == i).nonzero()[:, 0]
             n_labels, there = len(mine), bin_of_label[columns] == i
             pairs = rows[there], torch.searchsorted(mine, columns[there])
-        for labels in _chunks(n_labels, len(x)):
+        for labels, *here in Pairs(*pairs, len(x), n_labels).by_chunks(chunk_size(len(x))):
             some = labels if mine is None else mine[labels]
-            grad = _logit_gradient(part, x, some, _within(labels, *pairs), loss)
+            grad = _logit_gradient(part, x, some, here, loss)
             found[i] += part.part_gradients(grad, x, some, (True, False, False))[0]
     return found
 
 
-def _chunks(n_labels: int, batch: int) -> list[slice]:
-    size = max(1, LOGITS // max(batch, 1))
-    return [slice(start, min(start + size, n_labels)) for start in range(0, n_labels, size)]
-
-
-def _within(labels: slice, rows: Tensor, columns: Tensor) -> Positives:
-    """The pairs of a range of columns, counted from its start."""
-    here = (columns >= labels.start) & (columns < labels.stop)
-    return rows[here], columns[here] - labels.start
-
-
-def _logit_gradient(part: Part, x: Tensor, labels: slice | Tensor, pairs: Positives, loss: str) -> Tensor:
+def _logit_gradient(part: Part, x: Tensor, labels: slice | Tensor, pairs: Iterable[Tensor], loss: str) -> Tensor:
     """[B, n] of some labels, for the mean over documents."""
     return LOGIT_GRADIENTS[loss](part.part_scores(x, labels), *pairs).div_(max(len(x), 1))
 
