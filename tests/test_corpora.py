@@ -455,7 +455,7 @@ import sys
 print("started")
 from pathlib import Path
 from xmc_explore.corpora import calls
-calls._FILES_PER_BATCH, calls._n_workers = 1, lambda: 2
+calls._FILES_PER_BATCH, calls.cores = 1, lambda: 2
 corpus = calls.load_calls(roots={{"fake": {str(site["fake"])!r}}}, cache=Path("other"), min_uses=1)
 print(corpus.fingerprint, [m for m in ("torch", "IPython", "ipywidgets", "plotly") if m in sys.modules])
 """)
@@ -484,14 +484,14 @@ def test_two_processes_that_build_at_once_do_not_harm_each_other(site, build, tm
 def test_without_worker_processes_one_process_does_it_all(build, monkeypatch, tmp_path, error):
     first = build()
 
-    def failing(batches, workers):
-        key = next(iter(batches))
-        yield key, calls._parse_batch(batches[key])  # one batch arrives before it fails
+    def failing(work, jobs, processes):
+        key = next(iter(jobs))
+        yield key, lambda: work(*jobs[key])  # one batch arrives before it fails
         raise error
 
     monkeypatch.setattr(calls, "_FILES_PER_BATCH", 1)
-    monkeypatch.setattr(calls, "_n_workers", lambda: 2)
-    monkeypatch.setattr(calls, "_in_processes", failing)
+    monkeypatch.setattr(calls, "cores", lambda: 2)
+    monkeypatch.setattr(calls, "side_by_side", failing)
     with pytest.warns(UserWarning, match="no worker processes here"):
         assert build(cache=tmp_path / "other").fingerprint == first.fingerprint
 

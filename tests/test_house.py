@@ -165,7 +165,8 @@ def imports_of(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_data_goes_one_way(path):
     part = path.relative_to(ROOT / "xmc_explore").with_suffix("").parts[0]
-    may = {"files": set(), "corpora": {"corpora"}, "layers": {"layers"}, "sparsity": {"layers", "sparsity"}}
+    may = {"files": set(), "processes": set(), "corpora": {"corpora", "processes"}, "layers": {"layers"},
+           "sparsity": {"layers", "sparsity"}}
     if part in may:
         assert imports_of(path) <= may[part] | {"files"}
     if part not in ("plots", "widgets", "exercises"):

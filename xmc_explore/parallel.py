@@ -6,17 +6,15 @@ enough for one machine, and rewiring by the gradient would need the gradients of
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from .corpora import Corpus
-from .corpora.calls import main_module_hidden
+from .processes import cores, side_by_side
 from .recipe import Recipe
 from .trace import TemporaryFolder, Trace
 
@@ -37,42 +35,22 @@ def train_many(corpus: Corpus, recipes: Mapping[str, Recipe], *, steps: int | No
     if not recipes or len(set(folders.values())) < len(folders):
         raise ValueError("each recipe needs a name of its own: give {name: recipe}; "
                          f"got {', '.join(map(repr, recipes)) or 'none'}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(processes or cores, len(recipes))
+    processes = min(processes or cores(), len(recipes))
+    threads = max(1, cores() // processes)
     jobs = {name: (corpus, recipe, steps, folders[name], device) for name, recipe in recipes.items()}
     with tqdm(total=len(jobs), desc="runs", unit="run", disable=not progress) as bar:
-        for name, error in (_one_after_the_other(jobs) if processes == 1 else
-                            _side_by_side(jobs, processes, max(1, cores // processes))):
-            if error is not None:
+        for name, result in (side_by_side(_train, jobs, processes, _use_threads, threads) if processes > 1 else
+                             ((name, partial(_train, *job)) for name, job in jobs.items())):
+            try:
+                result()
+            except Exception as error:
                 error.add_note(f"in the run {name!r}, whose trace is {folders[name]}")
-                raise error
+                raise
             bar.update()
     traces = {name: Trace(folder) for name, folder in folders.items()}
     for trace in traces.values():
         trace._keep_alive = kept
     return traces
-
-
-def _one_after_the_other(jobs):
-    for name, job in jobs.items():
-        try:
-            _train(*job)
-            yield name, None
-        except Exception as error:
-            yield name, error
-
-
-def _side_by_side(jobs, processes: int, threads: int):
-    """(name, error or None) of each job as it ends."""
-    # Not fork: the caller may hold torch's threads and locks.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _use_threads, (threads,))
-    try:
-        with main_module_hidden():
-            names = {pool.submit(_train, *job): name for name, job in jobs.items()}
-        for future in as_completed(names):
-            yield names[future], future.exception()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _use_threads(threads: int) -> None:

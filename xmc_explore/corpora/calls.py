@@ -7,18 +7,13 @@ import gc
 import hashlib
 import importlib.metadata
 import importlib.util
-import multiprocessing
 import os
 import platform
 import re
-import sys
 import sysconfig
-import types
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
+from ..processes import cores, side_by_side
 from .cache import entry_path, load_arrays, save_arrays
 from .corpus import Corpus, CorpusError, Split
 
@@ -47,6 +43,7 @@ _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "idlelib", "turtledemo", "site
 # Written from another file of the package, as a third of transformers' are: the same functions once more.
 _GENERATED = re.compile(rb"\A(?:#[^\n]*\n)*#[^\n]*automatically generated from", re.I)
 _FILES_PER_BATCH = 24
+_MOST_PROCESSES = 8
 # What every function with a docstring contains: the end of its signature, then a string. Other code can match too.
 _DOCSTRING = re.compile(rb"""\)\s*(?:->[^:]*)?:\s*(?:#[^\n]*\n\s*)*[rRuU]?["']""")
 # A function: the line of its def, then all blank lines, comments, deeper lines and closing brackets that follow.
@@ -218,11 +215,12 @@ def _parse_all(jobs: list[tuple[int, str]], progress: bool) -> Iterator[tuple[in
     from tqdm.auto import tqdm
 
     todo = {i: jobs[i:i + _FILES_PER_BATCH] for i in range(0, len(jobs), _FILES_PER_BATCH)}
-    workers = _n_workers()
+    processes = min(cores(), _MOST_PROCESSES)
     with tqdm(total=len(jobs), desc="Reading functions", unit="file", disable=not progress) as bar:
-        if len(todo) > 1 and workers > 1:
+        if len(todo) > 1 and processes > 1:
             try:
-                for key, results in _in_processes(todo, workers):
+                for key, result in side_by_side(_parse_batch, {i: (batch,) for i, batch in todo.items()}, processes):
+                    results = result()
                     bar.update(len(todo.pop(key)))
                     yield from results
             except (RuntimeError, OSError, ImportError, AssertionError) as error:
@@ -231,34 +229,6 @@ def _parse_all(jobs: list[tuple[int, str]], progress: bool) -> Iterator[tuple[in
         for batch in todo.values():
             yield from _parse_batch(batch)
             bar.update(len(batch))
-
-
-def _n_workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
-
-
-def _in_processes(batches: dict[int, list], workers: int) -> Iterator[tuple[int, list]]:
-    # Not fork: the caller may hold torch's threads and locks.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        with main_module_hidden():
-            futures = {pool.submit(_parse_batch, batch): key for key, batch in batches.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def main_module_hidden():
-    """A spawned worker first runs the caller's script again, guard or no guard; ours need nothing from it."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
 
 
 def _parse_batch(batch: list[tuple[int, str]]) -> list[tuple[int, list | None]]:
