@@ -42,9 +42,9 @@ def test_output_layers(method, parts):
     model = Classifier(corpus, xe.Recipe.method(method, hidden=40))
     assert isinstance(model.output, parts) and model.auxiliary is None
     batch = model.encoder.documents(corpus.test).batch(np.arange(6), torch.device("cpu"))
-    assert model(batch).logits.shape == (6, 30) and model(batch).clusters is None
+    assert model(batch).shape == (6, 30) and model.features(batch)[1] is None
     model.add_auxiliary(5)
-    assert model(batch, with_clusters=True).clusters.shape == (6, 5)
+    assert model.features(batch, with_clusters=True)[1].shape == (6, 5)
 
 
 def test_intermediate_layer_with_and_without_non_linearity():

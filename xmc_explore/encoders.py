@@ -152,12 +152,12 @@ class TransformerEncoder(Encoder):
     def __init__(self, recipe: Recipe, seed: int):
         super().__init__()
         self.seed, self.generator = seed, None
-        self.recipe_name, self.max_tokens, self.pooling = recipe.encoder_model, recipe.max_tokens, recipe.pooling
+        self.model_name, self.max_tokens, self.pooling = recipe.encoder_model, recipe.max_tokens, recipe.pooling
         self.body = load_transformer(recipe.encoder_model)
         self.width = self.body.config.hidden_size
 
     def documents(self, split: Split) -> TokenRows:
-        tokenizer = load_tokenizer(self.recipe_name)
+        tokenizer = load_tokenizer(self.model_name)
         ids = tokenizer(split.texts, truncation=True, max_length=self.max_tokens, return_attention_mask=False,
                         return_token_type_ids=False)["input_ids"]
         return TokenRows([np.asarray(i, dtype=np.int32) for i in ids], tokenizer.pad_token_id or 0)

@@ -313,13 +313,12 @@ class _Rule:
         if low and (self.adam or self.momentum):
             raise ValueError(f"weights in {parameter.dtype} take plain SGD in place: their moments would need more "
                              f"memory than the weights; use SGD with momentum=0, or float32 weights")
-        moments = moments_of(optimizer, parameter)
+        self.moments = moments_of(optimizer, parameter)
         if self.adam:
             self.betas, self.eps = group["betas"], group["eps"]
             self.decoupled = isinstance(optimizer, torch.optim.AdamW)
             optimizer.state[parameter]["step"] += 1
             self.step = float(optimizer.state[parameter]["step"])
-        self.moments = moments
 
     def __call__(self, labels: slice, gradient: Tensor) -> None:
         held = self.parameter[labels]

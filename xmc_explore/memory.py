@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .layers.fixed_fan_in import index_dtype
 from .layers.op import plan_bytes
+from .rounding import DTYPES
 
 BYTES = 4  # float32
-WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float8_e4m3fn": 1}
+WEIGHT_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 SEGMENT = 512  # that of `layers/triton_kernels.py`, which cannot be imported where there is no Triton
 
 
 def index_bytes(width: int) -> int:
     """Bytes of one index into `width` features: 2 while int16 holds it, else 4."""
-    return 2 if width <= 32768 else 4
+    return index_dtype(width).itemsize
 
 
 def transposed_bytes(width: int, slots: int) -> int:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +20,6 @@ from .layers import FixedFanIn, GroupedFixedFanIn, HeadTail
 from .memory import bottleneck_width
 from .recipe import Recipe
 from .rounding import DTYPES, round_to
-
-
-class Outputs(NamedTuple):
-    """What a forward pass gives: logits [B, L], and cluster logits [B, C] where they were asked for."""
-
-    logits: Tensor
-    clusters: Tensor | None
 
 
 class Dropout(nn.Module):
@@ -81,9 +74,9 @@ class Classifier(nn.Module):
         self.auxiliary = linear(self.encoder.width, n_clusters, self._auxiliary_generator)
         return self.auxiliary
 
-    def forward(self, batch: Any, with_clusters: bool = False) -> Outputs:
-        x, clusters = self.features(batch, with_clusters)
-        return Outputs(self.label_layer(x), clusters)
+    def forward(self, batch: Any) -> Tensor:
+        """Logits [B, L]."""
+        return self.label_layer(self.features(batch)[0])
 
     def features(self, batch: Any, with_clusters: bool = False) -> tuple[Tensor, Tensor | None]:
         """What the labels' own layer reads, [B, D], and cluster logits where they were asked for: all but logits."""

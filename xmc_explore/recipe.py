@@ -33,8 +33,7 @@ _CHOICES = {
     "output_dtype": ("float32", "bfloat16", "float8_e4m3fn"),
     "rounding": ("nearest", "stochastic"),
 }
-_SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff", "momentum",
-           "head_share")
+_SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff", "momentum", "head_share")
 _POSITIVE = ("hidden", "max_tokens", "fan_in", "group_size", "aux_clusters", "batch_size", "epochs", "loss_interval")
 _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire_interval", "encoder_lr", "output_lr",
                  "intermediate_lr", "aux_lr", "lr_factor", "encoder_weight_decay", "output_weight_decay", "warmup",

@@ -3,7 +3,7 @@
 A backend is a module with `forward(x, weight, indices, bias)` and `backward(grad, x, weight, indices, needs, plan)`;
 `reference.py` states the formulas and the layout of what they return. It may have `plan(indices, in_features)`: the
 tensors that its backward pass wants made of the indices, once, until somebody writes to them; without it `plan` is ().
-To add one, write the module and add a line to `_find`.
+To add one, write the module and add a line to `backends`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Backends(dict):
 
 
 @cache
-def _find() -> Backends:
+def backends() -> Backends:
+    """Which backends of the fixed fan-in layer are usable on this machine, and why the others are not."""
     try:
         import_module(".cpu", __package__)
         cpu = Backend("cpu", True, "compiled with numba; the default for tensors on the CPU", ("cpu",))
@@ -80,17 +81,12 @@ def _find_triton() -> Backend:
                    "only if asked for by name", ("cpu", "cuda"), auto=False, file="triton_kernels")
 
 
-def backends() -> Backends:
-    """Which backends of the fixed fan-in layer are usable on this machine, and why the others are not."""
-    return _find()
-
-
 def pick(name: str, device: torch.device) -> Backend:
     """The backend called `name`, or for "auto" the fastest usable one for `device`.
 
     Raises ValueError for an unknown name and RuntimeError for one that cannot be used here, with the reason.
     """
-    known = _find()
+    known = backends()
     if name == "auto":
         return next(b for b in known.values() if b.usable and b.auto and (not b.devices or device.type in b.devices))
     if name not in known:

@@ -17,7 +17,7 @@ from torch import Tensor
 from . import reference
 from .backends import pick
 from .fixed_fan_in import FanIn
-from .op import TAGS, exact, fit, look, look_order, refuse
+from .op import TAGS, empty_gradients, exact, fit, look, look_order, refuse
 
 KERNELS = {"cpu": "cpu_grouped", "triton": "triton_grouped"}  # the modules of the backends that have kernels for groups
 
@@ -55,9 +55,7 @@ def _(x, weight, indices, order, group_size, bias, backend):
 
 @_backward.register_fake
 def _(grad, x, weight, indices, order, group_size, needs, backend):
-    made = (lambda: x.new_empty((x.shape[1], x.shape[0])).t(), lambda: weight.new_empty(weight.shape),
-            lambda: weight.new_empty(weight.shape[:1]))
-    return [make() for make, need in zip(made, needs, strict=True) if need]
+    return empty_gradients(x, weight, needs)
 
 
 def _keep(ctx, inputs, output):

@@ -129,11 +129,16 @@ def _(x, weight, indices, bias, backend):
     return x.new_empty((weight.shape[0], x.shape[0])).t()
 
 
-@_backward.register_fake
-def _(grad, x, weight, indices, needs, backend):
+def empty_gradients(x: Tensor, weight: Tensor, needs: list[bool]) -> list[Tensor]:
+    """The needed ones of the gradients of x, weight and bias, in shape and layout alone."""
     made = (lambda: x.new_empty((x.shape[1], x.shape[0])).t(), lambda: weight.new_empty(weight.shape),
             lambda: weight.new_empty(weight.shape[:1]))
     return [make() for make, need in zip(made, needs, strict=True) if need]
+
+
+@_backward.register_fake
+def _(grad, x, weight, indices, needs, backend):
+    return empty_gradients(x, weight, needs)
 
 
 def _keep(ctx, inputs, output):

@@ -16,7 +16,7 @@ from .style import AUXILIARY, INK, TEMPLATE, Look, looks_of
 
 STEP = "training step"
 POINTS = 4000  # of one line: a longer run is drawn at evenly spaced steps
-MARK = Look(INK, "dash", "circle")  # of a vertical line
+MARK = Look(INK, "dash", "circle")  # of a line that marks a place
 NO_PROBE = "{} (give the recipe a probe_interval, and {!r} among its probes; an encoder without parameters has none)"
 NO_GRADIENT = "a gradient in the encoder (encoder='features' has no parameters)"
 
@@ -143,12 +143,12 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
     return f"{over}, from the first step to the last: {listed(said)}"
 
 
-def level(figure: go.Figure, y: float, text: str, row: int = 1, look: Look = MARK) -> None:
+def level(figure: go.Figure, y: float, text: str, row: int = 1) -> None:
     """A horizontal line through one panel with a word at its end, beside the panel where no curve runs through it."""
     axis = f"y{row if row > 1 else ''}"
     at = np.log10(y) if figure.layout[f"yaxis{axis[1:]}"].type == "log" else y
     figure.add_shape(type="line", xref="paper", x0=0, x1=1, yref=axis, y0=y, y1=y,
-                     line=dict(color=look.color, dash=look.dash, width=1.5))
+                     line=dict(color=MARK.color, dash=MARK.dash, width=1.5))
     if text:
         figure.add_annotation(xref="paper", x=1, yref=axis, y=at, text=text, showarrow=False, xanchor="left",
                               yanchor="middle", xshift=4, font_color=INK)

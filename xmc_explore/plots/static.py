@@ -37,12 +37,12 @@ MARKERS = {
 }
 
 
-def svg(figure: go.Figure, alt: str, width: int = WIDTH) -> str:
+def svg(figure: go.Figure, alt: str) -> str:
     """The figure as one <svg> element with `alt` as its label; text takes Lab's colour where there is one.
 
     Raises NotImplementedError for a kind of trace that is not drawn here.
     """
-    canvas = _Canvas(figure, width)
+    canvas = _Canvas(figure)
     for axis in canvas.axes.values():
         canvas.draw_axis(axis)
     for shape in figure.layout.shapes:
@@ -54,7 +54,7 @@ def svg(figure: go.Figure, alt: str, width: int = WIDTH) -> str:
     canvas.draw_title_and_legend()
     style = f".xmc-svg text{{fill:{INK};fill:var(--jp-ui-font-color1,{INK});font-family:system-ui,sans-serif}}"
     return (f'<svg xmlns="http://www.w3.org/2000/svg" class="xmc-svg" role="img" aria-label="{escape(alt)}" '
-            f'viewBox="0 0 {width} {canvas.height:.0f}" width="{width}" style="max-width:100%;height:auto">'
+            f'viewBox="0 0 {WIDTH} {canvas.height:.0f}" width="{WIDTH}" style="max-width:100%;height:auto">'
             f"<style>{style}</style>{''.join(canvas.parts)}</svg>")
 
 
@@ -113,8 +113,8 @@ class _Axis:
 
 
 class _Canvas:
-    def __init__(self, figure: go.Figure, width: int):
-        self.figure, self.width, self.height = figure, width, float(figure.layout.height or 400)
+    def __init__(self, figure: go.Figure):
+        self.figure, self.height = figure, float(figure.layout.height or 400)
         self.parts: list[str] = []
         margin = figure.layout.margin
         self.beside = figure.layout.legend.orientation == "v"
@@ -124,7 +124,7 @@ class _Canvas:
         ticks = [len(line) for t in figure.layout.yaxis.ticktext or () for line in _lines(t)]
         folded = any("<br>" in (axis.title.text or "") for axis in figure.select_yaxes())
         left = max(margin.l or 72, 24 + 15 * TEXT * max(ticks, default=0)) + 18 * folded
-        self.left, self.right = left, width - right
+        self.left, self.right = left, WIDTH - right
         self.top, self.bottom = float(margin.t or 92), self.height - (margin.b or 60)
         used = {name for t in figure.data for name in (t.xaxis or "x", t.yaxis or "y")}
         self.axes = {name: _Axis(name, self._layout(name), (self.left, self.right) if name[0] == "x"
