@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import linecache
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from corpus_for_tests import tiny_corpus
 from xmc_explore import exercises as ex
 from xmc_explore import memory
 from xmc_explore.corpora import load_corpus
+from xmc_explore.exercises import checking
 from xmc_explore.exercises.checking import TRIALS, agree, difference, examine, statement
 from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction, WriteKernel
 from xmc_explore.exercises.n04_triton import tl
@@ -107,12 +109,65 @@ def test_a_wrong_function_is_told_where_it_is_off(capsys):
     said = capsys.readouterr().out
     assert "Expected" in said and "got 17" in said and "random seed" in said
     assert given(np.array([[3.0, 1, 2]]), np.array([[1, 0, 0]]), 2) == 0.5
-    assert "got [1]" in examine(WRITE["inverse_propensity"], lambda *a: np.ones(1), 0)[2]
+    assert "got shape [1]" in examine(WRITE["inverse_propensity"], lambda *a: np.ones(1), 0)[2]
 
 
 def test_an_error_inside_is_told_in_words(capsys):
     ex.check("precision_at_k")(lambda scores, labels, k: scores[99])
     assert "stopped with `IndexError" in capsys.readouterr().out
+
+
+def returns_nothing(scores, labels, k):
+    top = np.argsort(-scores, axis=1)[:, :k]
+    top.sum()
+
+
+@pytest.mark.parametrize(("name", "wrong", "words"), [
+    ("precision_at_k", returns_nothing, "returned `None`"),
+    ("precision_at_k", lambda *a: 100 * WRITE["precision_at_k"].reference(*a), "100 times what it should be"),
+    ("precision_at_k", lambda s, y, k: np.ones(4), "Expected a result of one number, got shape [4]"),
+    ("precision_at_k", lambda s, y, k: "a", "got `'a'`"),
+    ("recall_per_bin", lambda *a: {"head": 1}, "Expected a result of shape [3], got `dict`"),
+    ("inverse_propensity", lambda *a: WRITE["inverse_propensity"].reference(*a) - 1, "1 too small"),
+    ("inverse_propensity", lambda *a: list(WRITE["inverse_propensity"].reference(*a)), "return a NumPy array"),
+    ("sparse_forward", lambda *a: WRITE["sparse_forward"].reference(*a).numpy(), "return a PyTorch tensor"),
+    ("sparse_gradient_of_weight", lambda *a: -WRITE["sparse_gradient_of_weight"].reference(*a), "The sign is the"),
+])
+def test_what_students_do_is_told_in_words(capsys, name, wrong, words):
+    usable = ex.check(name)(wrong)
+    said = capsys.readouterr().out
+    assert words in said and "Below, the reference stands in for it." in said
+    assert usable is not wrong
+
+
+def test_the_line_that_failed_is_shown():
+    source = "def mine(scores, labels, k):\n    return scores.topk(k)\n"
+    names = {}
+    exec(compile(source, "<a cell>", "exec"), names)  # our own source, not a user's
+    linecache.cache["<a cell>"] = (len(source), None, source.splitlines(True), "<a cell>")
+    words = examine(WRITE["precision_at_k"], names["mine"], 0)[2]
+    assert "has no attribute 'topk'` in line 2, `return scores.topk(k)` (inputs scores [" in words
+
+
+def test_a_loop_without_an_end_can_be_interrupted(capsys, monkeypatch):
+    said = threading.Event()
+    monkeypatch.setattr(checking, "PATIENCE", 0.01)
+    monkeypatch.setattr(checking, "_say", lambda kind, words: (print(words), said.set()))
+
+    def endless(scores, labels, k):
+        assert said.wait(60)  # the word comes first
+        raise KeyboardInterrupt
+
+    ex.check("precision_at_k")(endless)
+    words = capsys.readouterr().out
+    assert "Kernel → Interrupt Kernel" in words and "You stopped it before it came back" in words
+
+
+def test_a_name_is_asked_for():
+    with pytest.raises(TypeError, match="by its name"):
+        ex.check(lambda: None)
+    with pytest.raises(TypeError, match="run is a trace"):
+        ex.reach("forty_bytes", 3)
 
 
 def test_changed_inputs_are_noticed():
@@ -171,8 +226,24 @@ def test_a_prediction_is_compared_with_what_is_measured(capsys, own_record):
     ex.predict("one_answer", 76, given=FewDocuments())
     assert "it is **75 %**" in capsys.readouterr().out
     assert json.loads(own_record.read_text())["one_answer"]["solved"]
-    with pytest.raises(TypeError, match="one number"):
-        ex.predict("one_answer", "many")
+
+
+@pytest.mark.parametrize("guess", ["7.7 GiB", True, float("nan"), float("inf"), [1, 2], ...])
+def test_what_is_no_number_is_told_so_and_stops_no_notebook(capsys, own_record, guess):
+    ex.predict("dense_gibibytes", guess)
+    assert "one number" in capsys.readouterr().out or guess is ...
+    assert not own_record.exists()
+
+
+def test_numbers_of_every_kind_are_predictions(capsys):
+    for guess in (np.float32(7.7), torch.tensor(7.7), np.array([7.7])):
+        ex.predict("dense_gibibytes", guess)
+    assert capsys.readouterr().out.count("You said 7.7, it is **7.679 GiB**") == 3
+
+
+def test_a_wrong_prediction_is_told_how_one_gets_there(capsys):
+    ex.predict("dense_gibibytes", 100)
+    assert ALL["dense_gibibytes"].worked in capsys.readouterr().out
 
 
 def test_a_known_trap_is_named(capsys):
@@ -185,12 +256,21 @@ def test_a_known_trap_is_named(capsys):
 # --- progress -----------------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_record_is_set_aside(capsys, own_record):
-    own_record.write_text("[1, 2")
+@pytest.mark.parametrize("damaged", ["[1, 2", '{"precision_at_k": {"tries": "three"}}', '{"a": 1}'])
+def test_a_damaged_record_is_set_aside(capsys, own_record, damaged):
+    own_record.write_text(damaged)
     ex.check("precision_at_k")(WRITE["precision_at_k"].reference)
     assert "is now progress.unreadable.json" in capsys.readouterr().out
-    assert own_record.with_name("progress.unreadable.json").read_text() == "[1, 2"
+    assert own_record.with_name("progress.unreadable.json").read_text() == damaged
     assert json.loads(own_record.read_text())["precision_at_k"]["solved"]
+
+
+def test_a_record_that_cannot_be_kept_stops_nobody(capsys, monkeypatch, own_record):
+    own_record.write_text("a file")
+    monkeypatch.setenv("XMC_EXPLORE_PROGRESS", str(own_record / "below.json"))  # below a file there is no place
+    own = WRITE["precision_at_k"].reference
+    assert ex.check("precision_at_k")(own) is own
+    assert "progress is not kept" in (said := capsys.readouterr().out) and "Right" in said
 
 
 def test_progress_can_be_off_or_forgotten(monkeypatch, own_record):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import copy
 import html
+import inspect
+import linecache
 import secrets
-from collections.abc import Callable
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +20,8 @@ from .exercise import Exercise, Knob, Prediction, WriteFunction, WriteKernel
 from .progress import record
 from .registry import find
 
-TRIALS = 5  # random inputs a check draws
+TRIALS = 8  # random inputs a check draws
+PATIENCE = 10.0  # seconds; what an answer is called on is tiny
 
 
 # --- the three ways to answer -------------------------------------------------------------------------------------
@@ -37,7 +43,7 @@ def check(name: str) -> Callable[[Callable], Callable]:
         right, kind, words, picture = examine(exercise, function)
         if kind != "unsolved":
             record(name, right)
-        _say(kind, words)
+        _say(kind, f"{words} Below, the reference stands in for it." if kind == "wrong" else words)
         if picture is not None:
             _display(picture)
         return exercise.usable(function, right)
@@ -48,27 +54,38 @@ def check(name: str) -> Callable[[Callable], Callable]:
 def predict(name: str, guess: float | None, given: Any = None) -> None:
     """Compare a predicted number with what is so. `given` is what the exercise measures it on, a trace for example.
 
-    `guess=None` is "not yet". Raises KeyError for an unknown exercise and TypeError for a guess that is no number.
+    `guess=None` is "not yet", and what is no number is told so: neither stops a notebook. Raises KeyError for an
+    unknown exercise.
     """
     exercise = find(name, Prediction)
-    if guess is None:
+    if guess is None or guess is Ellipsis:
         return _say("unsolved", "No prediction yet: put a number in place of `None` and run the cell again.")
-    if isinstance(guess, bool) or not isinstance(guess, (int, float, np.number)):
-        raise TypeError(f"a prediction is one number; got {guess!r}")
+    number = np.asarray(guess)
+    if number.size != 1 or number.dtype.kind not in "iuf" or not np.isfinite(number).all():
+        return _say("unsolved", f"A prediction is one number, as `12.5` is; got `{_short(guess)}`. Change it and run "
+                                f"the cell again.")
+    guess = number.item()
     answer = _value(exercise.answer, given)
-    right = _near(float(guess), answer, exercise.tolerance)
+    right = _near(guess, answer, exercise.tolerance)
     record(name, right)
     told = f"You said {_number(guess)}, it is **{_number(answer)} {exercise.unit}**."
     if right:
         return _say("right", f"{told} {exercise.because}")
-    trap = next((words for value, words in exercise.traps if _near(float(guess), _value(value, given), 0.02)), "")
-    _say("wrong", f"{told} {trap or exercise.because}")
+    trap = next((words for value, words in exercise.traps if _near(guess, _value(value, given), 0.02)), "")
+    _say("wrong", f"{told} {trap or f'{exercise.worked} {exercise.because}'.strip()}")
 
 
 def reach(name: str, run: Any) -> None:
-    """Has a run reached what the exercise asks for? `run` is a trace, or a laboratory whose trace is taken."""
+    """Has a run reached what the exercise asks for? `run` is a trace, or a laboratory whose trace is taken.
+
+    Raises KeyError for an unknown exercise and TypeError for what is no run.
+    """
     exercise = find(name, Knob)
-    reached, words = exercise.condition(getattr(run, "trace", run))
+    run = getattr(run, "trace", run)
+    if not hasattr(run, "metrics"):
+        raise TypeError(f"ex.reach({name!r}, run): run is a trace, as xe.train returns one, or a laboratory; got "
+                        f"{_short(run)}")
+    reached, words = exercise.condition(run)
     record(name, reached)
     _say("right" if reached else "unsolved", f"{words} {exercise.because if reached else ''}".strip())
 
@@ -97,29 +114,40 @@ def examine(exercise: WriteFunction, function: Callable, seed: int | None = None
         arguments = exercise.inputs(rng)
         target = exercise.call(exercise.reference, copy.deepcopy(arguments))
         handed = copy.deepcopy(arguments)
+        inputs = f"inputs {_inputs(exercise, arguments)}; random seed {seed}"
         try:
-            yours = exercise.call(function, handed)
+            with _patience():
+                yours = exercise.call(function, handed)
         except NotImplementedError:
-            yours = None
+            yours = Ellipsis
+        except KeyboardInterrupt:
+            words = f"You stopped it before it came back. Is there a loop without an end? ({inputs})"
+            return False, "wrong", words, None
         except Exception as error:
-            return (False, "wrong", f"Your function stopped with `{type(error).__name__}: {error}` on inputs of "
-                    f"{_shapes(arguments)} (random seed {seed}).", None)
-        if yours is None or yours is Ellipsis:
+            return False, "wrong", f"Your function stopped with {_told(error, function)} ({inputs}).", None
+        if yours is Ellipsis or yours is None and _is_stub(function):
             return False, "unsolved", "Not solved yet: until then the reference stands in for it below.", None
-        if not agree(handed, arguments, 0) and agree(yours, target, exercise.tolerance):
+        if yours is None:
+            return False, "wrong", exercise.nothing, None
+        right = agree(yours, target, exercise.tolerance)
+        if right and not agree(handed, arguments, 0):
             return False, "wrong", "The result is right, but your function changed its inputs: work on a copy.", None
-        answers.append((arguments, yours, target))
-        if shown is None or not agree(yours, target, exercise.tolerance):
+        if right and (kind := _other_kind(yours, target)):
+            words = f"The numbers are right, but they come as `{type(yours).__name__}`: return a {kind}."
+            return False, "wrong", words, None
+        answers.append((arguments, yours, target, inputs))
+        if shown is None or not right:
             shown = answers[-1]
-    picture = None if exercise.picture is None else exercise.picture(*shown)
-    if all(agree(yours, target, exercise.tolerance) for _, yours, target in answers):
+    picture = None if exercise.picture is None else exercise.picture(*shown[:3])
+    if all(agree(yours, target, exercise.tolerance) for _, yours, target, _ in answers):
         return True, "right", f"Right, on {TRIALS} random inputs. {exercise.because}", picture
     for mistake in exercise.mistakes:
         if all(agree(yours, _quietly(exercise, mistake.function, arguments), exercise.tolerance)
-               for arguments, yours, _ in answers):
+               for arguments, yours, _, _ in answers):
             return False, "wrong", f"**{mistake.name}.** {mistake.words}", picture
-    words = f"{difference(shown[1], shown[2])} (inputs of {_shapes(shown[0])}, random seed {seed})."
-    return False, "wrong", words, picture
+    _, yours, target, inputs = shown
+    same = _everywhere([(a[1], a[2]) for a in answers], exercise.tolerance)
+    return False, "wrong", f"{same}{difference(yours, target)} ({inputs}).", picture
 
 
 def agree(a: Any, b: Any, tolerance: float) -> bool:
@@ -159,7 +187,10 @@ def difference(yours: Any, target: Any) -> str:
     except (TypeError, ValueError, RuntimeError):
         return f"Expected a result like `{type(target).__name__}`, got `{type(yours).__name__}`"
     if x.shape != y.shape:
-        return f"Expected a result of shape {list(y.shape)}, got {list(x.shape)}"
+        expected, got = ("one number" if a.shape == () and a.dtype.kind in "iufb" else f"shape {list(a.shape)}"
+                         if a.shape or a.dtype.kind != "O" else f"`{type(value).__name__}`"
+                         for a, value in ((y, target), (x, yours)))
+        return f"Expected a result of {expected}, got {got}"
     if x.dtype.kind not in "fiubc" or y.dtype.kind not in "fiubc":
         return f"Expected `{_short(target)}`, got `{_short(yours)}`"
     if y.size == 1:
@@ -170,6 +201,63 @@ def difference(yours: Any, target: Any) -> str:
     place = ", ".join(map(str, worst))
     return (f"{off.sum():,} of {y.size:,} values differ, most of all at [{place}]: expected {_number(y[worst])}, "
             f"got {_number(x[worst])}")
+
+
+def _everywhere(pairs: list[tuple[Any, Any]], tolerance: float) -> str:
+    """What all numbers of a wrong answer have in common, if it is a factor or a number added; else nothing."""
+    try:
+        x, y = (np.concatenate([_array(pair[i]).astype(np.float64).ravel() for pair in pairs]) for i in (0, 1))
+        if any(_array(yours).shape != _array(target).shape for yours, target in pairs):
+            return ""
+    except (TypeError, ValueError, RuntimeError):
+        return ""
+    if len(x) < 2 or not np.isfinite([x, y]).all() or np.ptp(y) == 0:
+        return ""
+    factor, more = x @ y / (y @ y), (x - y).mean()
+    if abs(factor) > 1e-9 and np.allclose(x, factor * y, rtol=10 * tolerance, atol=10 * tolerance):
+        return "The sign is the wrong way round. " if abs(factor + 1) < 1e-6 else (
+            f"All that you return is {_number(factor)} times what it should be. ")
+    if np.allclose(x, y + more, rtol=10 * tolerance, atol=10 * tolerance):
+        return f"All that you return is {_number(abs(more))} too {'large' if more > 0 else 'small'}. "
+    return ""
+
+
+def _other_kind(yours: Any, target: Any) -> str:
+    """What the result should have been, if the cells below could stumble over what it is."""
+    for kind, noun in ((torch.Tensor, "PyTorch tensor"), (np.ndarray, "NumPy array")):
+        if isinstance(target, kind) and not isinstance(yours, kind):
+            return noun
+    return ""
+
+
+def _is_stub(function: Callable) -> bool:
+    """Does a function do nothing, as it stands in the notebook?"""
+    code = getattr(getattr(function, "fn", function), "__code__", None)
+    return code is not None and len(code.co_code) <= len((lambda: None).__code__.co_code)
+
+
+def _told(error: Exception, function: Callable) -> str:
+    """An error in a student's function: what it says, and at which line of theirs."""
+    said = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {said if len(said) <= 300 else said[:297] + '...'}"
+    code = getattr(function, "__code__", None)
+    lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code is code]
+    where = f" in line {lines[-1]}, `{linecache.getline(code.co_filename, lines[-1]).strip()}`" if lines else ""
+    return f"`` {said} ``{where}" if "`" in said else f"`{said}`{where}"
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Says after `PATIENCE` seconds that something takes long, and how to stop it."""
+    words = (f"Your function has run for {PATIENCE:.0f} seconds on tiny inputs. If there is a loop without an end, "
+             f"interrupt it: *Kernel → Interrupt Kernel*, or ■ on top.")
+    timer = threading.Timer(PATIENCE, _say, ("unsolved", words))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _quietly(exercise: WriteFunction, function: Callable, arguments: tuple) -> Any:
@@ -198,14 +286,16 @@ def _number(value: float) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _shapes(arguments: tuple) -> str:
-    said = [str(list(a.shape)) if hasattr(a, "shape") else repr(a) if isinstance(a, (int, float, str)) else
-            type(a).__name__ for a in arguments]
-    return ", ".join(said)
+def _inputs(exercise: WriteFunction, arguments: tuple) -> str:
+    """What an answer was called on: name and shape, or the value where it is short."""
+    names = inspect.signature(exercise.reference).parameters
+    said = (f" {list(a.shape)}" if hasattr(a, "shape") else f" {a:.4g}" if isinstance(a, float) else
+            f" {a!r}" if isinstance(a, (int, str)) else f", a {type(a).__name__}" for a in arguments)
+    return ", ".join(name + words for name, words in zip(names, said, strict=False))
 
 
 # --- what is shown ------------------------------------------------------------------------------------------------

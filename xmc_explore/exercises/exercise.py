@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -65,6 +65,7 @@ class WriteFunction(Exercise):
     mistakes: tuple[Mistake, ...]
     tolerance: float = 1e-5
     picture: Callable[[tuple, Any, Any], Any] | None = None
+    nothing: ClassVar[str] = "Your function returned `None`. Does each way through it end with a `return`?"
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,6 +101,7 @@ class WriteKernel(WriteFunction):
     """
 
     launch: Callable[..., Any]
+    nothing: ClassVar[str] = "Your kernel wrote nothing. Is there a `tl.store`?"
 
     def missing(self) -> str:
         return "" if find_spec("triton") else "Triton is not installed here, so no kernel can be run: read on."

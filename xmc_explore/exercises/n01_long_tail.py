@@ -37,6 +37,14 @@ def _only_kth(scores, labels, k):
     return np.take_along_axis(labels, top, axis=1).mean()
 
 
+def _wrong_axis(scores, labels, k):
+    return np.take_along_axis(labels, np.argsort(-scores, axis=0)[:k], axis=0).mean()
+
+
+def _second_to_last(scores, labels, k):
+    return np.take_along_axis(labels, np.argsort(-scores, axis=1)[:, 1:k + 1], axis=1).mean()
+
+
 def _ranking(rng):
     n, n_labels = int(rng.integers(4, 9)), int(rng.integers(7, 12))
     labels = (rng.random((n, n_labels)) < 0.3).astype(int)
@@ -145,7 +153,8 @@ scores that are right,
 
 $$\mathrm{P@}k = \frac1N \sum_{i=1}^N \frac1k \sum_{r=1}^k y_{i,\mathrm{top}_r(i)} .$$
 
-`scores` is `[N, L]`, `labels` `[N, L]` of 0 and 1. The denominator is $k$ even for a document with fewer labels.""",
+`scores` is `[N, L]`, `labels` `[N, L]` of 0 and 1, both NumPy arrays. The denominator is $k$ even for a document with
+fewer labels.""",
         hints=("`np.argsort(-scores, axis=1)` sorts each row, best first.",
                "`np.take_along_axis(labels, top, axis=1)` reads the labels at those places."),
         mistakes=(
@@ -154,7 +163,9 @@ $$\mathrm{P@}k = \frac1N \sum_{i=1}^N \frac1k \sum_{r=1}^k y_{i,\mathrm{top}_r(i
                     _divided_by_labels),
             Mistake("This is recall", "You divided by the number of labels of each document, not by k.", _recall),
             Mistake("You took the lowest scores", "`np.argsort` sorts upwards: negate the scores.", _lowest),
-            Mistake("You looked at rank k alone", "All of the first k ranks count, not only the k-th.", _only_kth)),
+            Mistake("You looked at rank k alone", "All of the first k ranks count, not only the k-th.", _only_kth),
+            Mistake("You ranked the documents", "The labels of one document are to be ranked: `axis=1`.", _wrong_axis),
+            Mistake("The best label is left out", "The first k are `[:k]`: Python counts from 0.", _second_to_last)),
         because="`xe.metrics.Evaluator` does the same batch by batch, so that no `[N, L]` matrix is ever held."),
     WriteFunction(
         name="inverse_propensity", title="what a rare label is worth", notebook="01", difficulty=2, importance=3,
@@ -164,7 +175,7 @@ $$\mathrm{P@}k = \frac1N \sum_{i=1}^N \frac1k \sum_{r=1}^k y_{i,\mathrm{top}_r(i
 $$q_l = 1 + C\,(N_l + B)^{-A}, \qquad C = (\ln N - 1)(B + 1)^A ,$$
 
 with $N_l$ the training documents of the label and $N$ all of them. Write
-`inverse_propensity(frequency, n_train, a, b)`; `frequency` is an array.""",
+`inverse_propensity(frequency, n_train, a, b)`; `frequency` is a NumPy array.""",
         hints=("It is one line for C and one for q.", "`np.log` is the natural logarithm."),
         mistakes=(
             Mistake("A and B are swapped", "The exponent is A and the offset is B; many a text has them the other way "
@@ -180,7 +191,7 @@ with $N_l$ the training documents of the label and $N$ all of them. Write
         statement="Write `recall_per_bin(top, labels, bin_of_label)`: of all (document, label) assignments in a bin, "
                   "the share whose label is among the document's answers. `top` `[N, k]` holds the answers of each "
                   "document, `labels` `[N, L]` is 0 and 1, `bin_of_label` `[L]` is 0 (head), 1 (torso) or 2 (tail). "
-                  "Return an array of three numbers, pooled over documents.",
+                  "Return a NumPy array of three numbers, pooled over documents.",
         hints=("Count twice: assignments that are there, and those that were found; divide at the end.",
                "Go over the documents, and in each over `np.flatnonzero(labels[row])`."),
         mistakes=(

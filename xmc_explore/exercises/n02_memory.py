@@ -37,8 +37,16 @@ def _weights_alone(fan_in, width, moments, gradients):
     return 4 * (fan_in + 1) + (2 if width <= 32_768 else 4) * fan_in
 
 
+def _always_int16(fan_in, width, moments, gradients):
+    return bytes_a_label(fan_in, 1, moments, gradients)
+
+
+def _one_feature_off(fan_in, width, moments, gradients):
+    return bytes_a_label(fan_in, width + 1, moments, gradients)
+
+
 def _layer(rng):
-    widths = (128, 768, 4096, 32_768, 100_000)  # what features there are decides how wide an index is
+    widths = (768, 32_768, 32_768, 100_000, 100_000)  # how many features there are decides how wide an index is
     return (int(rng.integers(4, 129)), widths[rng.integers(len(widths))], int(rng.integers(0, 3)),
             bool(rng.integers(2)))
 
@@ -76,7 +84,11 @@ features (0 to 32,767), else 4.""",
             Mistake("A gradient even in place", "With `gradients` false the weights change as soon as their gradient "
                     "is known, and none is kept.", _always_a_gradient),
             Mistake("The weights alone", "That is what a *trained* layer takes on disk. In training come gradients and "
-                    "moments.", _weights_alone)),
+                    "moments.", _weights_alone),
+            Mistake("Indices of 2 bytes for any width", "int16 ends at 32,767: more features need 4 bytes.",
+                    _always_int16),
+            Mistake("int16 names one feature more", "Indices start at 0, so 32,768 features fit: `width <= 32_768`.",
+                    _one_feature_off)),
         because="This is `xe.memory.predicted` for a sparse layer, divided by the labels: the next cell compares."),
     Prediction(
         name="lighter_than_dense", title="when sparse is the heavier one", notebook="02", difficulty=3, importance=5,

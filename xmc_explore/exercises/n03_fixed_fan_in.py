@@ -18,6 +18,10 @@ def _without_bias(x, weight, indices, bias):
     return (x[:, indices] * weight).sum(-1)
 
 
+def _bias_in_the_sum(x, weight, indices, bias):
+    return forward(x, weight, indices, weight.shape[1] * bias)
+
+
 def _first_features(x, weight, indices, bias):
     return x[:, :weight.shape[1]] @ weight.t() + bias
 
@@ -105,6 +109,8 @@ $$y_{b,l} = \mathrm{bias}_l + \sum_{k=1}^{K} w_{l,k}\; x_{b,\,\mathrm{idx}(l,k)}
                "It is `[B, L, K]`. Multiply by `weight`, which broadcasts over B, and sum over the last axis."),
         mistakes=(
             Mistake("The bias is missing", "Add `bias`: it broadcasts over the batch.", _without_bias),
+            Mistake("The bias counts K times", "Sum over the K connections first, then add `bias` once.",
+                    _bias_in_the_sum),
             Mistake("Every label reads the first K features", "`indices` says which features a label reads; you "
                     "took the first ones for all.", _first_features),
             Mistake("The result is transposed", "Return `[B, L]`: documents in rows, labels in columns.", _transposed)),

@@ -26,13 +26,19 @@ def path() -> Path | None:
 def read() -> dict[str, dict[str, Any]]:
     """Exercise -> {"tries": n, "solved": date or None}. A file that cannot be read is set aside, not lost."""
     file = path()
-    if file is None or not file.exists():
+    if file is None:
         return {}
     try:
         known = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(known, dict) or not all(isinstance(v, dict) for v in known.values()):
+        if not isinstance(known, dict) or not all(isinstance(v, dict) and isinstance(v.get("tries", 0), int)
+                                                  for v in known.values()):
             raise ValueError("not an object of objects")
-    except (OSError, ValueError):
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        print(f"progress cannot be read: {error}")
+        return {}
+    except ValueError:
         aside = file.with_suffix(".unreadable.json")
         os.replace(file, aside)
         print(f"{file} was no record of progress; it is now {aside.name}, and a new one is begun")
@@ -41,16 +47,16 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def record(name: str, solved: bool) -> None:
-    """Count a try. A disk that cannot be written to is no reason to stop anybody from learning."""
+    """Count a try. A disk that cannot be read or written is no reason to stop anybody from learning."""
     file = path()
     if file is None:
         return
-    known = read()
-    entry = known.setdefault(name, {"tries": 0, "solved": None})
-    entry["tries"] = int(entry.get("tries") or 0) + 1
-    if solved and not entry.get("solved"):
-        entry["solved"] = time.strftime("%Y-%m-%d")
     try:
+        known = read()
+        entry = known.setdefault(name, {})
+        entry["tries"] = entry.get("tries", 0) + 1
+        if solved and not entry.get("solved"):
+            entry["solved"] = time.strftime("%Y-%m-%d")
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as beside:
             beside.write_text(json.dumps(known, indent=1), encoding="utf-8")

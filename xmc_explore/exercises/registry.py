@@ -27,8 +27,10 @@ def all_exercises() -> dict[str, Exercise]:
 
 
 def find(name: str, kind: type[Exercise] = Exercise) -> Exercise:
-    """The exercise called `name`. Raises KeyError with the nearest name, TypeError if it is of another kind."""
+    """The exercise called `name`. Raises KeyError with the nearest name, TypeError for no string or another kind."""
     known = all_exercises()
+    if not isinstance(name, str):
+        raise TypeError(f"an exercise is asked for by its name, as in ex.show({next(iter(known))!r}); got {name!r}")
     if name not in known:
         close = difflib.get_close_matches(name, known, 1)
         raise KeyError(f"no exercise is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
