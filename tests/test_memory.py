@@ -10,11 +10,13 @@ import textwrap
 
 import pytest
 import torch
+from corpus_for_tests import tiny_corpus
 
 import xmc_explore as xe
 from xmc_explore import memory
 from xmc_explore.logit_free import loss_by_chunks, step_in_place
 from xmc_explore.rounding import round_to
+from xmc_explore.training import Run
 
 D, L, K = 96, 2000, 12
 SGD, MOMENTUM, ADAM = ("sgd", 0.0), ("sgd", 0.9), ("adam", 0.0)
@@ -140,3 +142,28 @@ def test_where_a_dense_layer_of_few_bits_is_the_lighter_one():
     assert sorted(order, key=on_3m.get) == order
     published = {e.method: e.published_gib for e in memory.ledger() if e.dataset == "Amazon-3M"}
     assert published["ELMO bfloat16"] < published["fixed fan-in, int16"] == 13.5  # so say their authors, too
+
+
+def test_a_run_records_the_bytes_of_its_output_layer():
+    corpus = tiny_corpus()
+    for method, kind, size in (("SET", "sparse", 8), ("dense", "dense", 0), ("bottleneck", "bottleneck", 3)):
+        recipe = xe.Recipe.method(method, hidden=40, aux_clusters=4, bottleneck_width=3)
+        run = Run(corpus, recipe, steps=5)
+        record = run.step()
+        run.close("interrupted")
+        assert record["output_bytes"] == memory.predicted(kind, 40, 30, size)
+
+
+def test_the_ledger_at_the_sizes_of_the_paper():
+    gib = 2**30
+    assert memory.predicted("dense", 768, 2_812_281) / gib == pytest.approx(32.18, abs=0.06)
+    assert memory.predicted("sparse", 768, 670_091, 128) / gib == pytest.approx(1.44, abs=0.02)
+    assert memory.index_bytes(32768) == 2 and memory.index_bytes(32769) == 4
+    with pytest.raises(ValueError, match="kind='masked'"):
+        memory.predicted("masked", 1, 1)
+
+
+def test_a_bottleneck_of_equal_memory_is_one():
+    width = memory.bottleneck_width(512, 4000, 8)
+    sparse = memory.predicted("sparse", 512, 4000, 8)
+    assert abs(memory.predicted("bottleneck", 512, 4000, width) - sparse) <= 0.5 * 16 * (4000 + 513)

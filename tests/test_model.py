@@ -1,4 +1,4 @@
-"""The parts of the classifier: losses against torch, clusters, the memory ledger."""
+"""The parts of the classifier: losses against torch, encoders, clusters."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,9 @@ from corpus_for_tests import tiny_corpus
 from scipy.sparse import csr_array
 
 import xmc_explore as xe
-from xmc_explore import memory
 from xmc_explore.auxiliary import balanced_clusters, label_clusters
 from xmc_explore.encoders import BagEncoder, TokenRows, TransformerEncoder, load_tokenizer
 from xmc_explore.model import Classifier, bce, first_bias, squared_hinge
-from xmc_explore.training import Run
 
 
 def test_losses_against_their_definitions():
@@ -99,28 +97,3 @@ def test_balanced_two_means_finds_planted_clusters():
     found[order] = balanced_clusters(csr_array(vectors[order] / 6**0.5), 8, rng)
     pure = sum(np.bincount(found[of == c]).max() for c in range(8))
     assert pure >= 150  # chance would give about 55
-
-
-def test_the_ledger_is_what_the_tensors_take():
-    corpus = tiny_corpus()
-    for method, kind, size in (("SET", "sparse", 8), ("dense", "dense", 0), ("bottleneck", "bottleneck", 3)):
-        recipe = xe.Recipe.method(method, hidden=40, aux_clusters=4, bottleneck_width=3)
-        run = Run(corpus, recipe, steps=5)
-        record = run.step()
-        run.close("interrupted")
-        assert record["output_bytes"] == memory.predicted(kind, 40, 30, size)
-
-
-def test_the_ledger_at_the_sizes_of_the_paper():
-    gib = 2**30
-    assert memory.predicted("dense", 768, 2_812_281) / gib == pytest.approx(32.18, abs=0.06)
-    assert memory.predicted("sparse", 768, 670_091, 128) / gib == pytest.approx(1.44, abs=0.02)
-    assert memory.index_bytes(32768) == 2 and memory.index_bytes(32769) == 4
-    with pytest.raises(ValueError, match="kind='masked'"):
-        memory.predicted("masked", 1, 1)
-
-
-def test_a_bottleneck_of_equal_memory_is_one():
-    width = memory.bottleneck_width(512, 4000, 8)
-    sparse = memory.predicted("sparse", 512, 4000, 8)
-    assert abs(memory.predicted("bottleneck", 512, 4000, width) - sparse) <= 0.5 * 16 * (4000 + 513)

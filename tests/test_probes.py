@@ -184,12 +184,6 @@ def test_a_measurement_does_not_depend_on_what_else_is_measured():
     assert len(every) == 8 + 3 + 1
 
 
-def test_pure_noise_has_a_signal_to_noise_ratio_of_a_third():
-    noise = torch.randn(4, 100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    mean = noise.mean(0)
-    assert float(mean.square().sum() / (noise - mean).square().sum(1).mean()) == pytest.approx(1 / 3, rel=0.02)
-
-
 def test_parts_of_the_input_gradient_add_up_whatever_the_chunks(monkeypatch):
     layer = xe.FixedFanIn(13, 37, 5).double()
     x = torch.randn(6, 13, dtype=torch.float64, requires_grad=True)

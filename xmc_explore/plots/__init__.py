@@ -1,6 +1,6 @@
 """Figures of corpora and traces: pure functions that return a `Picture`. Needs plotly and pandas (the extra `lab`)."""
 
-from .bills import memory_by_method, memory_by_part, memory_of_run, steps_and_memory
+from .bills import memory_by_method, memory_by_part, memory_ledger, memory_of_run, steps_and_memory
 from .connections import (
     age,
     churn,
@@ -25,7 +25,6 @@ from .figures import (
     gradient_norm,
     learning,
     loss,
-    memory_ledger,
     per_bin,
     precision,
 )

@@ -1,4 +1,4 @@
-"""The memory of an output layer in pictures: by method, by part, and step by step while it trains."""
+"""The memory of an output layer in pictures: by kind, method and part, and step by step while it trains."""
 
 from __future__ import annotations
 
@@ -33,18 +33,13 @@ def memory_by_method(sizes: Mapping[str, int] | None = None, width: int = 768, *
     those of `memory.ledger` (`fan_in`, `batch`, `haste`, `chunks`). The table has what the authors print beside it.
     Raises ValueError for no sizes.
     """
-    sizes = {name: memory.DATASETS[name] for name in SHOWN} if sizes is None else sizes
-    if not sizes:
-        raise ValueError("sizes is empty; give {name: number of labels}")
+    sizes = _some({name: memory.DATASETS[name] for name in SHOWN} if sizes is None else sizes)
     entries = pd.DataFrame(memory.ledger(sizes, width, **options))
     table = (entries[entries["method"].isin(list(BY_METHOD))].groupby(["dataset", "method"], sort=False)
              .agg(bytes=("bytes", "sum"), published=("published_gib", "first")).reset_index())
     table["GiB"] = table["bytes"] / GIB
-    figure = panels(f"The output layer's memory in training, {width:,} features", [""], title_text="GiB, log scale",
-                    **log_axis(table["GiB"]))
-    figure.update_layout(hovermode="closest", height=150 + 104 * len(sizes))
-    figure.update_yaxes(tickvals=list(range(len(sizes))), range=[len(sizes) - 0.5, -0.5], ticks="", showgrid=False,
-                        ticktext=[f"<b>{name}</b><br>{n:,} labels" for name, n in sizes.items()])
+    figure = _bands(f"The output layer's memory in training, {width:,} features", sizes, table["GiB"],
+                    "GiB, log scale", height=150 + 104 * len(sizes))
     for i, (name, look) in enumerate(BY_METHOD.items()):
         gib = table[table["method"] == name]["GiB"].to_numpy()
         figure.add_scatter(x=gib, y=np.arange(len(gib)) + 0.09 * (i - (len(BY_METHOD) - 1) / 2), name=name,
@@ -60,6 +55,51 @@ def memory_by_method(sizes: Mapping[str, int] | None = None, width: int = 768, *
                    table.rename(columns={"published": "published, whole process (GiB)"}),
                    "Dots on a logarithmic axis of GiB: "
                    + listed(f"{r.dataset} {r.method} {r.GiB:.3g}" for r in table.itertuples()) + ".")
+
+
+def memory_ledger(sizes: Mapping[str, int], width: int = 768, fan_in: int = 128, moments: int = 2) -> Picture:
+    """Predicted memory of a dense, a sparse and a bottleneck output layer: `sizes` maps names to numbers of labels.
+
+    Weights, gradients, optimizer moments (2: Adam) and indices; dots, as on a logarithmic axis a bar's length means
+    nothing. The bottleneck has the width whose memory comes closest to the sparse layer's. See `xmc_explore.memory`.
+    """
+    rows = []
+    for name, n in _some(sizes).items():
+        rank = memory.bottleneck_width(width, n, fan_in)
+        for kind, size in (("dense", width), ("sparse", fan_in), ("bottleneck", rank)):
+            taken = memory.predicted(kind, width, n, size, moments=moments)
+            rows.append((name, n, kind, size, taken, taken / GIB))
+    table = pd.DataFrame(rows, columns=["size", "labels", "output layer", "weights a label", "bytes", "GiB"])
+    figure = _bands(f"Memory to train an output layer on {width:,} features", sizes, table["GiB"],
+                    "weights, gradients, moments, indices (GiB, log scale)", height=170 + 84 * len(sizes))
+    for i, (kind, look) in enumerate({"dense": DENSE, "sparse": RUNS[0], "bottleneck": METHODS["bottleneck"]}.items()):
+        part = table[table["output layer"] == kind]
+        figure.add_scatter(x=part["GiB"], y=np.arange(len(part)) + 0.28 * (i - 1), name=kind, mode="markers+text",
+                           marker=dict(color=look.color, symbol=look.symbol, size=12), cliponaxis=False,
+                           text=[f"\N{NO-BREAK SPACE}{v:.3g} GiB" for v in part["GiB"]], textposition="middle right",
+                           hovertemplate=f"{kind} %{{x:.4g}} GiB<extra></extra>")
+    low, high = np.log10(table["GiB"].min()), np.log10(table["GiB"].max())
+    figure.update_xaxes(range=[low - 0.1, high + 0.28 + 0.18 * (high - low)])
+    dense, sparse, bottleneck = table[table.labels == max(sizes.values())].iloc[:3].itertuples(index=False)
+    return picture(figure, f"With {dense.labels:,} labels a dense output layer takes {dense.GiB:.3g} GiB and one with "
+                           f"{fan_in} connections a label {sparse.GiB:.3g} GiB, {dense.bytes / sparse.bytes:.1f} times "
+                           f"less; a bottleneck of that memory is {bottleneck[3]} wide.",
+                   table, f"Dots on a logarithmic axis of GiB: {listed(f'{r[0]} {r[2]} {r[5]:.3g}' for r in rows)}.")
+
+
+def _some(sizes: Mapping[str, int]) -> Mapping[str, int]:
+    if not sizes:
+        raise ValueError("sizes is empty; give {name: number of labels}")
+    return sizes
+
+
+def _bands(title: str, sizes: Mapping[str, int], gib: pd.Series, unit: str, height: int) -> go.Figure:
+    """An empty figure with a band for each size over a logarithmic axis."""
+    figure = panels(title, [""], title_text=unit, **log_axis(gib))
+    figure.update_layout(hovermode="closest", height=height)
+    figure.update_yaxes(tickvals=list(range(len(sizes))), range=[len(sizes) - 0.5, -0.5], ticks="", showgrid=False,
+                        ticktext=[f"<b>{name}</b><br>{n:,} labels" for name, n in sizes.items()])
+    return figure
 
 
 def memory_by_part(dataset: str = "Amazon-3M", width: int = 768, **options: Any) -> Picture:

@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from .. import memory
 from ..trace import Trace
 from .drawing import (
     NO_GRADIENT,
@@ -23,7 +22,6 @@ from .drawing import (
     level,
     line,
     listed,
-    log_axis,
     log_if_wide,
     mark_cutoffs,
     method_of,
@@ -35,10 +33,7 @@ from .drawing import (
     smoothed,
 )
 from .picture import Picture
-from .style import ALL_LABELS, AUXILIARY, BINS, DENSE, METHODS, RUNS, looks_of
-
-GIB = 1 << 30
-
+from .style import ALL_LABELS, AUXILIARY, BINS, DENSE, RUNS, looks_of
 
 # --- over the steps -----------------------------------------------------------------------------------------------
 
@@ -276,38 +271,3 @@ def by_sparsity(traces: Traces, metric: str = "P@1") -> Picture:
     figure.update_layout(hovermode="closest")
     spread = f"; means of up to {table['count'].max()} runs, with bars from the least to the greatest" * several
     return picture(figure, f"{metric} after training: {'; '.join(said)}{spread}.", table.drop(columns="output"))
-
-
-def memory_ledger(sizes: Mapping[str, int], width: int = 768, fan_in: int = 128, moments: int = 2) -> Picture:
-    """Predicted memory of a dense, a sparse and a bottleneck output layer: `sizes` maps names to numbers of labels.
-
-    Weights, gradients, optimizer moments (2: Adam) and indices; dots, as on a logarithmic axis a bar's length means
-    nothing. The bottleneck has the width whose memory comes closest to the sparse layer's. See `xmc_explore.memory`.
-    """
-    if not sizes:
-        raise ValueError("sizes is empty; give {name: number of labels}")
-    rows = []
-    for name, n in sizes.items():
-        rank = memory.bottleneck_width(width, n, fan_in)
-        for kind, size in (("dense", width), ("sparse", fan_in), ("bottleneck", rank)):
-            taken = memory.predicted(kind, width, n, size, moments=moments)
-            rows.append((name, n, kind, size, taken, taken / GIB))
-    table = pd.DataFrame(rows, columns=["size", "labels", "output layer", "weights a label", "bytes", "GiB"])
-    figure = panels(f"Memory to train an output layer on {width:,} features", [""],
-                    title_text="weights, gradients, moments, indices (GiB, log scale)", **log_axis(table["GiB"]))
-    figure.update_layout(hovermode="closest", height=170 + 84 * len(sizes))
-    figure.update_yaxes(tickvals=list(range(len(sizes))), range=[len(sizes) - 0.5, -0.5], ticks="", showgrid=False,
-                        ticktext=[f"<b>{name}</b><br>{n:,} labels" for name, n in sizes.items()])
-    for i, (kind, look) in enumerate({"dense": DENSE, "sparse": RUNS[0], "bottleneck": METHODS["bottleneck"]}.items()):
-        part = table[table["output layer"] == kind]
-        figure.add_scatter(x=part["GiB"], y=np.arange(len(part)) + 0.28 * (i - 1), name=kind, mode="markers+text",
-                           marker=dict(color=look.color, symbol=look.symbol, size=12), cliponaxis=False,
-                           text=[f"\N{NO-BREAK SPACE}{v:.3g} GiB" for v in part["GiB"]], textposition="middle right",
-                           hovertemplate=f"{kind} %{{x:.4g}} GiB<extra></extra>")
-    low, high = np.log10(table["GiB"].min()), np.log10(table["GiB"].max())
-    figure.update_xaxes(range=[low - 0.1, high + 0.28 + 0.18 * (high - low)])
-    dense, sparse, bottleneck = table[table.labels == max(sizes.values())].iloc[:3].itertuples(index=False)
-    return picture(figure, f"With {dense.labels:,} labels a dense output layer takes {dense.GiB:.3g} GiB and one with "
-                           f"{fan_in} connections a label {sparse.GiB:.3g} GiB, {dense.bytes / sparse.bytes:.1f} times "
-                           f"less; a bottleneck of that memory is {bottleneck[3]} wide.",
-                   table, f"Dots on a logarithmic axis of GiB: {listed(f'{r[0]} {r[2]} {r[5]:.3g}' for r in rows)}.")
