@@ -24,6 +24,8 @@ from scipy import stats
 
 import xmc_explore as xe
 from benchmarks.machine import RESULTS, write, write_text
+from xmc_explore.claims import SIGNED
+from xmc_explore.numerals import numeral
 
 RUNS = RESULTS / "claims_runs.csv"
 DATA = RESULTS.parent.parent / "data" / "claims.json"
@@ -248,7 +250,7 @@ def judge(rows: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
         if any(len(values) < 3 for _, values in measured):
             continue
         spans = [interval(values) for _, values in measured]
-        said = [f"{words}: {mean:+.2f} ({low:+.2f} to {high:+.2f})"
+        said = [f"{words}: {numeral(mean, SIGNED)} ({numeral(low, SIGNED)} to {numeral(high, SIGNED)})"
                 for (words, _), (mean, low, high) in zip(measured, spans, strict=True)]
         found.append({"source": claim.source, "claim": claim.sentence, "measured": "; ".join(said), "unit": claim.unit,
                       "seeds": min(len(values) for _, values in measured), "verdict": verdict(spans)})

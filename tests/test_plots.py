@@ -380,7 +380,7 @@ def test_seeds_share_a_look_and_a_legend_entry(traces):
     assert (first.showlegend, second.showlegend) == (True, False) and second.name == "SET, seed 1"
     assert first.line.color == second.line.color
     ends = sorted(trace.history("grad")[1][-1] for trace in (traces["SET"], traces["SET again"]))
-    assert f"to {ends[0]:.3g}-{ends[1]:.3g}" in picture.caption
+    assert f"to {ends[0]:.3g}\N{EN DASH}{ends[1]:.3g}" in picture.caption
 
 
 def test_churn_is_what_the_rewires_recorded(traces):
@@ -540,7 +540,8 @@ def test_connectivity_gathers_many_labels_and_features_into_few_cells():
     raster, = picture.figure.data
     assert raster.z.shape[0] <= 128 and raster.z.shape[1] == 128
     widths = np.bincount(np.arange(200) * 128 // 200)
-    labels = [b - a + 1 for a, b in (map(int, text.split("-")) for text in picture.table["labels by frequency"])]
+    ranks = (map(int, text.split("\N{EN DASH}")) for text in picture.table["labels by frequency"])
+    labels = [b - a + 1 for a, b in ranks]
     assert sum(labels) == 700
     assert np.isclose((raster.z / 100 * np.outer(labels, widths)).sum(), 700 * 4, rtol=1e-5)
 
@@ -619,8 +620,8 @@ def test_the_ledger_is_that_of_the_memory_module():
 def test_numbers_are_drawn_as_they_are():
     picture = plots.numbers({"P@1": 31.4, "P@3": -2.0}, "A constant answer", "%")
     dots, = picture.figure.data
-    assert dots.x.tolist() == [31.4, -2.0] and dots.y.tolist() == [0, 1] and list(dots.text) == ["31.4", "-2"]
-    assert picture.caption == "%: P@1 31.4 and P@3 -2." and picture.table.columns.tolist() == ["of", "%"]
+    assert dots.x.tolist() == [31.4, -2.0] and dots.y.tolist() == [0, 1] and dots.text[1] == "\N{MINUS SIGN}2"
+    assert picture.caption == "%: P@1 31.4 and P@3 \N{MINUS SIGN}2." and picture.table.columns.tolist() == ["of", "%"]
     table = plots.numbers(TIMES, "The race", "times nn.Linear", log=True, marks={"nn.Linear": 1})
     for t in table.figure.data:
         np.testing.assert_array_equal(t.x, TIMES[t.name].dropna())

@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .numerals import numeral
+
 FILE = Path(__file__).resolve().parent.parent / "data" / "claims.json"
 
 
@@ -63,7 +65,7 @@ def paper_says(measured: Mapping[str, float]) -> Verdicts:
         rows.append({
             "the claim (whose)": f"{claim['claim']} ({claim['source']})",
             "measured as": claim["difference"],
-            "you": f"{number:+.2f} {claim['unit']}",
+            "you": f"{numeral(number, SIGNED)} {claim['unit']}",
             "expected here": _expected(claim),
             "verdict": verdict(claim, number)})
     return Verdicts(rows)
@@ -72,13 +74,14 @@ def paper_says(measured: Mapping[str, float]) -> Verdicts:
 def _expected(claim: Mapping[str, Any]) -> str:
     several = f"{claim['seeds']} {claim.get('runs', 'seeds')}"
     if claim["one_low"] == claim["one_high"]:
-        return f"{claim['mean']:+.2f} (the same in {several})"
-    return (f"{claim['one_low']:+.2f} to {claim['one_high']:+.2f} (one run; {several} gave {claim['mean']:+.2f} on "
-            f"average)")
+        return f"{numeral(claim['mean'], SIGNED)} (the same in {several})"
+    return (f"{numeral(claim['one_low'], SIGNED)} to {numeral(claim['one_high'], SIGNED)} (one run; {several} gave "
+            f"{numeral(claim['mean'], SIGNED)} on average)")
 
 
 _OVERALL = {"reproduced": "the claim holds here", "opposite": "the opposite is true here",
             "not at this scale": "it cannot be told from no effect at this scale"}
+SIGNED = "+.2f"
 ROUNDING = 1e-3  # of the numbers that are stored
 
 

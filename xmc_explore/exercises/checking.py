@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..numerals import numeral
 from .exercise import Exercise, Knob, Prediction, WriteFunction, WriteKernel
 from .progress import record
 from .registry import find
@@ -282,7 +283,7 @@ def _near(guess: float, answer: float, tolerance: float) -> bool:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return numeral(value, ",.0f" if abs(value) >= 1000 else ".4g")
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from ..numerals import numeral
 from ..recipe import Recipe
 from ..trace import Trace
 from .picture import Picture
@@ -243,17 +244,17 @@ def listed(parts: Iterable[str]) -> str:
 
 
 def number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return numeral(value, ",.0f" if abs(value) >= 100 else ".3g")
 
 
 def span(values: Iterable[float]) -> str:
     """One number, or the least and the greatest of several."""
-    return "-".join(dict.fromkeys(map(number, (min(values), max(values)))))
+    return "\N{EN DASH}".join(dict.fromkeys(map(number, (min(values), max(values)))))
 
 
 def plain(value: float) -> str:
-    return "no value" if np.isnan(value) else f"{value:.1f}"
+    return "no value" if np.isnan(value) else numeral(value, ".1f")
 
 
 def percent(value: float) -> str:
-    return "no value" if np.isnan(value) else f"{value:.1f} %"
+    return "no value" if np.isnan(value) else f"{numeral(value, '.1f')} %"

@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from ..numerals import numeral
 from .static import svg
 from .style import CONFIG
 
@@ -105,4 +106,4 @@ def _cell(value: Any) -> str:
         return escape(value)
     if pd.isna(value):
         return "\N{EN DASH}"
-    return f"{value:,}" if float(value).is_integer() and abs(value) >= 1000 else f"{value:.5g}"
+    return numeral(value, "," if float(value).is_integer() and abs(value) >= 1000 else ".5g")

@@ -18,6 +18,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
 
+from ..numerals import numeral
 from .style import INK
 
 WIDTH = 900
@@ -97,7 +98,7 @@ class _Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         if self.layout.tickvals is not None:
-            texts = self.layout.ticktext or [f"{v:g}" for v in self.layout.tickvals]
+            texts = self.layout.ticktext or [numeral(v, "g") for v in self.layout.tickvals]
             return list(zip(self.layout.tickvals, texts, strict=True))
         low, high = sorted((self.low, self.high))
         if self.log:
@@ -109,7 +110,7 @@ class _Axis:
             unit = 10.0 ** math.floor(math.log10(rough))
             step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough)
             found = [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
-        return [(v, f"{v:,.0f}" if abs(v) >= 1000 else f"{v:.6g}") for v in found]
+        return [(v, numeral(v, ",.0f" if abs(v) >= 1000 else ".6g")) for v in found]
 
 
 class _Canvas:
@@ -242,7 +243,7 @@ class _Canvas:
         bar, right = np.concatenate([colors[::-1, None], np.full((256, 1, 1), 255, np.uint8)], axis=2), self.right + 44
         self.add("image", x=right, y=self.top, width=16.0, height=self.bottom - self.top, href=png(bar), **place)
         values = t.colorbar.tickvals or (low, (low + high) / 2, high)
-        for value, text in zip(values, t.colorbar.ticktext or [f"{v:.3g}" for v in values], strict=True):
+        for value, text in zip(values, t.colorbar.ticktext or [numeral(v) for v in values], strict=True):
             self.write(right + 22, self.bottom + 5 - (value - low) / (high - low) * (self.bottom - self.top), text)
         middle, x_title = (self.top + self.bottom) / 2, right - 8
         self.write(x_title, middle, t.colorbar.title.text or "", anchor="middle",
