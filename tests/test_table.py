@@ -68,6 +68,24 @@ def test_the_cells_of_a_csv_file_stay_words(tmp_path):
     assert corpus.label_names == ["007", "NA"] and corpus.train.texts == ["12"] and corpus.test.texts == ["None"]
 
 
+def test_line_ends_a_mark_in_front_and_empty_lines_do_not_count(tmp_path):
+    plain = TABLE.to_csv(index=False)
+    kinds = (plain, plain.replace("\n", "\r\n"), "\ufeff" + plain, plain.replace("\n", "\n\n"))
+    for i, text in enumerate(kinds):
+        (tmp_path / f"ü{i}.csv").write_bytes(text.encode())
+    assert len({corpus_from_table(tmp_path / f"ü{i}.csv").fingerprint for i in range(len(kinds))}) == 1
+
+
+def test_a_tag_is_one_however_unicode_composes_it():
+    corpus = corpus_from_table(TABLE.assign(tags=["caf\u00e9", "cafe\u0301"] * 60))
+    assert corpus.label_names == ["caf\u00e9"]
+
+
+def test_a_folder_is_no_table(tmp_path):
+    with pytest.raises(CorpusError, match="a table is one CSV file"):
+        corpus_from_table(tmp_path)
+
+
 def test_a_run_learns_from_a_table():
     recipe = xe.Recipe(hidden=64, fan_in=4, aux_weight=0.0, batch_size=16, encoder_lr=5e-3, output_lr=5e-2)
     trace = xe.train(corpus_from_table(TABLE), recipe, steps=60, progress=False)
@@ -75,7 +93,7 @@ def test_a_run_learns_from_a_table():
 
 
 @pytest.mark.parametrize(("table", "options", "words"), [
-    (TABLE.rename(columns={"text": "title"}), {}, "no column 'text'; it has title, tags. Name yours: .*text=..."),
+    (TABLE.rename(columns={"text": "title"}), {}, "no column 'text'; it has 'title', 'tags'. Name yours: .*text=..."),
     (TABLE, {"tags": "labels"}, "no column 'labels'.*tags=..."),
     (TABLE, {"split": "fold"}, "no column 'fold'.*split=..."),
     (TABLE[:0], {}, "has no row"),
@@ -84,7 +102,17 @@ def test_a_run_learns_from_a_table():
     (TABLE.assign(tags=["a", float("nan")] + ["x"] * 118), {}, "row 1: tags is nan, neither a list nor a string"),
     (TABLE.assign(tags=[["a", 3]] * 120), {}, "row 0: tags has 3, which is no string"),
     (TABLE.replace(";", ",", regex=True), {}, r"no cell of tags has a ';' and 120 have a ','.*separator=','"),
-    (TABLE, {"separator": ""}, "separator must not be empty"),
+    (TABLE, {"separator": ""}, "separator is a string that is not empty; got ''"),
+    (TABLE, {"separator": 3}, "separator is a string that is not empty; got 3"),
+    (TABLE, {"text": None}, "no column None"),
+    (TABLE, {"test_share": "0.1"}, "between 0 and 1; got '0.1'"),
+    (TABLE, {"min_uses": None}, "1 or more; got None"),
+    (TABLE, {"propensity": (0.5,)}, r"propensity=\(0.5,\) must be two positive numbers"),
+    (TABLE, {"propensity": None}, "propensity=None must be two positive numbers"),
+    (TABLE.assign(tags=range(120)), {}, r"row 0: tags is 0, neither .*\.astype\(str\)"),
+    (pd.concat([TABLE, TABLE["tags"]], axis=1), {}, "2 columns called 'tags'; rename all but one"),
+    ([("a", "b")], {}, "a table is a pandas DataFrame or the path of a CSV file; got list"),
+    (None, {}, "got NoneType"),
     (TABLE[:2], {"test_share": 1e-9}, "of 2 rows none is for testing; change test_share=1e-09"),
     (TABLE, {"test_share": 1.5}, "between 0 and 1; got 1.5"),
     (TABLE, {"min_uses": 0}, "1 or more; got 0"),
@@ -97,7 +125,11 @@ def test_a_table_that_cannot_be_used_is_refused_in_words(table, options, words):
 
 @pytest.mark.parametrize(("content", "words"), [
     (None, "no such file"), (b"", "is no CSV file"), (b"text,tags\n\xff\xfe,a\n", "not UTF-8"),
-    (b'text,tags\n"a,b\n', "is no CSV file"), (b"title,tags\na,b\n", "no column 'text'")])
+    (b'text,tags\n"a,b\n', "is no CSV file"), (b"title,tags\na,b\n", "no column 'text'; it has 'title', 'tags'"),
+    (b"text;tags\na;b\n", "no column 'text'; it has 'text;tags'. Read it with .*sep=';'"),
+    (b"text,tags\ncats, dogs,b\n", "Expected 2 fields in line 2, saw 3.*needs quotes"),
+    (b"text;tags\ncats, dogs;b\n", "of other separators is read with"),
+    (b"text,tags,tags\na,b,c\n", "2 columns called 'tags'"), (b"text,tags\n", "has no row")])
 def test_a_file_that_cannot_be_used_is_refused_in_words(tmp_path, content, words):
     if content is not None:
         (tmp_path / "t.csv").write_bytes(content)

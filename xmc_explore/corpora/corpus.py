@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import textwrap
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,6 +86,17 @@ def label_bins(frequency: np.ndarray, edges: tuple[float, float] = (0.5, 0.8)) -
     return LabelBins((low, high), of_label, frequency)
 
 
+def checked_propensity(pair: tuple[float, float]) -> tuple[float, float]:
+    """The pair (A, B) if it is one; raises `CorpusError` otherwise."""
+    try:
+        a, b = pair
+        if 0 < a < math.inf and 0 < b < math.inf:
+            return a, b
+    except (TypeError, ValueError):
+        pass
+    raise CorpusError(f"propensity={pair!r} must be two positive numbers, (A, B)")
+
+
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """Documents with labels: text or features, CSR labels, label names, a train/test split, a fingerprint.
@@ -103,6 +115,7 @@ class Corpus:
     support: np.ndarray | None = None
 
     def __post_init__(self):
+        checked_propensity(self.propensity)
         for which, split in (("train", self.train), ("test", self.test)):
             n, n_labels = split.labels.shape
             if n == 0:

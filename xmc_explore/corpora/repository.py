@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
 import zlib
 from array import array
@@ -32,7 +31,7 @@ import numpy as np
 from scipy.sparse import csr_array, load_npz
 from tqdm.auto import tqdm
 
-from .corpus import Corpus, CorpusError, Split
+from .corpus import Corpus, CorpusError, Split, checked_propensity
 
 _BLOCK = 8 << 20  # bytes parsed at a time: long enough for numpy, short enough to stay in memory
 _BAR_FROM = 50_000_000  # bytes from which reading a file takes seconds and earns a progress bar
@@ -83,7 +82,7 @@ def read_repository(folder: str | Path, *, format: str | None = None, split: int
     names = _read_names(files, train.labels.shape[1]) if names is None else names
     train, test = (_exclude(files, half, s) for half, s in zip(_HALVES, (train, test), strict=True))
     name = name or Path(folder).resolve().name
-    (a, b), why = _propensity(name) if propensity is None else (_checked(propensity), "as given")
+    (a, b), why = _propensity(name) if propensity is None else (checked_propensity(propensity), "as given")
     return Corpus(name, train, test, names, propensity=(a, b),
                   source=f"Extreme Classification Repository, format {chosen.key!r}: {', '.join(files.used)}; "
                          f"propensity A={a}, B={b} {why}")
@@ -152,12 +151,6 @@ def _propensity(name: str) -> tuple[tuple[float, float], str]:
         if word in name.lower():
             return pair, f"because {name!r} has {word!r} in it (propensity=(A, B) sets another)"
     return (0.55, 1.5), "as for any set that is not from Wikipedia or Amazon (propensity=(A, B) sets another)"
-
-
-def _checked(propensity: tuple[float, float]) -> tuple[float, float]:
-    if len(propensity) != 2 or not all(math.isfinite(x) and x > 0 for x in propensity):
-        raise CorpusError(f"propensity={propensity!r} must be two positive numbers, (A, B)")
-    return propensity
 
 
 # --- the formats ----------------------------------------------------------------------------------------------------
