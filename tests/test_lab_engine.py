@@ -108,6 +108,33 @@ def test_pause_is_obeyed_before_the_next_step(make, monkeypatch):
     assert wait(engine, lambda s: s.state == "paused" and s.step > 0).step == 1
 
 
+def test_no_step_begins_while_a_hand_is_answered_but_commands_are_obeyed(make, monkeypatch):
+    monkeypatch.setattr(engine_module, "_WAY_SECONDS", PATIENCE)
+    engine = make()
+    wait(engine, lambda s: s.state == "paused")
+    engine.make_way()
+    until, _ = engine._way_until, engine.make_way()
+    assert engine._way_until == until  # a hand that does not rest leaves as much time to the run
+    engine.play()
+    wait(engine, lambda s: s.state == "playing")
+    engine.change(lr_factor=0.5)
+    assert wait(engine, lambda s: "lr_factor" in s.message).step == 0
+    engine._way_until = 0
+    engine.pause()
+    assert wait(engine, lambda s: s.state == "paused").step == 0
+    engine.play()
+    wait(engine, lambda s: s.step >= 3)
+
+
+def test_whoever_does_not_wait_for_steps_hears_of_commands_and_states(make):
+    engine = make()
+    wait(engine, lambda s: s.state == "paused")
+    looked = []
+    engine.step(30)
+    engine.wait(lambda s: looked.append(s.step) or s.state == "paused" and s.step == 30, PATIENCE, steps=False)
+    assert looked[-1] == 30 and len(looked) < 10
+
+
 def test_step_takes_exactly_so_many_steps(make):
     engine = make()
     engine.step()
@@ -524,7 +551,7 @@ def test_an_interrupt_of_the_cell_pauses_the_thread(make, monkeypatch):
     wait(engine, lambda s: s.state == "paused")
     ordinary = engine.wait
 
-    def interrupted(condition, timeout=None):
+    def interrupted(condition, timeout=None, steps=True):
         monkeypatch.setattr(engine, "wait", ordinary)
         ordinary(lambda s: s.step >= 3, PATIENCE)
         raise KeyboardInterrupt

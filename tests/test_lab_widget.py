@@ -130,15 +130,17 @@ def test_the_status_line(make):
 def test_a_press_is_answered_before_it_is_obeyed(make, monkeypatch):
     lab = make()
     built(lab)
-    go_on, ordinary = threading.Event(), lab.engine._run.step
+    begun, go_on, ordinary = threading.Event(), threading.Event(), lab.engine._run.step
 
     def long():
+        begun.set()
         go_on.wait(PATIENCE)
         return ordinary()
 
     monkeypatch.setattr(lab.engine._run, "step", long)  # an evaluation, say
     lab.buttons["Play"].click()
     painted(lab, lambda s: s.state == "playing")
+    assert begun.wait(PATIENCE)
     lab.buttons["Pause"].click()
     assert 'data-state="pausing"' in lab.status.value and lab.state == "playing"
     time.sleep(0.2)
@@ -363,6 +365,44 @@ def test_the_painter_waits_for_the_browser_and_then_shows_the_latest(make, monke
     lab.canvas.set_state({"seen": 1})
     until(lambda: lab.canvas.tick == 2)
     assert painted(lab, lambda s: s.step > 0).step == 10
+
+
+def test_the_painter_rests_after_what_a_paint_has_cost_but_not_from_a_hand(make, monkeypatch):
+    monkeypatch.setattr(lab_module, "PAINTER_SHARE", 1e-9)
+    monkeypatch.setattr(lab_module, "BLIND_SECONDS", 0.01)
+    lab = make()
+    built(lab)
+    until(lambda: lab.canvas.tick > 0)
+    time.sleep(0.1)
+    before = lab.canvas.tick
+    lab.engine._publish(state="playing")  # as a step would, and not as a command
+    time.sleep(0.2)
+    assert lab.canvas.tick == before
+    lab._say("by hand")
+    until(lambda: lab.canvas.tick > before and "by hand" in words(lab.message))
+
+
+def test_the_curves_wait_for_a_hand_to_rest(make, monkeypatch):
+    monkeypatch.setattr(lab_module, "HAND_SECONDS", 2 * PATIENCE)
+    lab = make()
+    built(lab)
+    lab.buttons["Play"].click()
+    until(lambda: lab._painted.step >= 20)
+    assert len(lab.charts.curve(0).x) == 0 and lab._chart_due
+    monkeypatch.setattr(lab_module, "HAND_SECONDS", 0)
+    until(lambda: len(lab.charts.curve(0).x) > 0)
+
+
+def test_the_page_is_not_sent_back_what_it_has_said(make, sent):
+    lab = make()
+    lab.run(3)
+    until(lambda: lab._painted.version == lab.engine.snapshot.version)
+    time.sleep(0.2)
+    sent.clear()
+    lab.canvas.set_state({"seen": lab.canvas.tick})
+    lab.charts.figure.set_state({"_js2py_layoutDelta": {"layout_delta": {}, "layout_edit_id": -1}})
+    lab.charts.figure.set_state({"_js2py_traceDeltas": {"trace_deltas": [], "trace_edit_id": -1}})
+    assert not [m for _, m, _ in sent if m["method"] == "echo_update"]
 
 
 def test_a_message_from_the_browser_does_not_swallow_an_update(engine, sent):

@@ -63,7 +63,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
     view = traitlets.List([0.0, 1.0, 0.0, 1.0]).tag(sync=True)  # top, bottom, left, right of what is in sight
     window = traitlets.List([0, 0]).tag(sync=True)  # rows in sight, where rows are left out
     tick = traitlets.Int(0).tag(sync=True)
-    seen = traitlets.Int(0).tag(sync=True)
+    seen = traitlets.Int(0).tag(sync=True, echo_update=False)  # nobody else wants to hear it
 
     def __init__(self, **options: Any):
         self._store: FrameStore | None = None

@@ -71,12 +71,14 @@ class Charts:
                     marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
                 first.add(line.name)
         figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
-                             margin=dict(l=44, r=8, t=_top(13), b=40), hovermode="x unified",
+                             margin=dict(l=44, r=8, t=_top(13), b=40, autoexpand=False), hovermode="x unified",
                              legend=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top",
                                          font_size=13, tracegroupgap=0))
         figure.add_annotation(text=NOTHING_TO_PUSH, x=0.5, y=0.5, xref="x3 domain", yref="y3 domain", showarrow=False,
                               visible=False)
         figure.update_annotations(font_size=13, font_color=INK)
+        # To see which of its numbers would not fit, plotly measures each of them at each drawing.
+        figure.update_xaxes(ticklabeloverflow="allow").update_yaxes(ticklabeloverflow="allow")
         figure.update_xaxes(nticks=5, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
         figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), showticklabels=True)
         figure.update_yaxes(nticks=5, hoverformat=".3~g")

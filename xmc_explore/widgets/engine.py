@@ -37,6 +37,7 @@ _STOP = ("stop", None)
 _THREADS = max(1, torch.get_num_threads() - 1)
 _STATE_STEPS, _MOST_STATES = 200, 6  # copies of the whole run, so that a branch need not start at 0
 _RATE_STEPS = 50  # the speed is that of the last so many steps
+_WAY_SECONDS = 0.04  # an answer takes a good 20 ms to the page once nothing is in its way
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ class Engine:
         self._budget: float = 0  # steps still to go; infinite while playing
         self._ticks: deque[float] = deque(maxlen=_RATE_STEPS + 1)
         self._rate: float | None = None
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed, self._turned = threading.Condition(lock), threading.Condition(lock)
+        self._way_until = 0.0  # no step begins before
         self._snapshot = Snapshot(recipe=self._recipe, steps=steps or 0)
         self._worker: threading.Thread | None = None
         # A SimpleQueue, as the garbage collector may be the one to post the last command.
@@ -242,16 +245,31 @@ class Engine:
         with self._changed:
             return self._last if self._snapshot.handled < self._posted else ""
 
-    def wait(self, condition: Callable[[Snapshot], bool], timeout: float | None = None) -> Snapshot:
-        """The latest snapshot, as soon as it meets a condition or the time is up."""
-        with self._changed:
-            self._changed.wait_for(lambda: condition(self._snapshot), timeout)
+    def wait(self, condition: Callable[[Snapshot], bool], timeout: float | None = None, steps: bool = True) -> Snapshot:
+        """The latest snapshot, as soon as it meets a condition or the time is up.
+
+        Without `steps` a step alone wakes nobody: to look a hundred times a second for what a command or an end brings
+        costs the run more than to paint does.
+        """
+        turn = self._changed if steps else self._turned
+        with turn:
+            turn.wait_for(lambda: condition(self._snapshot), timeout)
             return self._snapshot
 
     def wake(self) -> None:
         """Let those who `wait` look at their condition again."""
         with self._changed:
             self._changed.notify_all()
+            self._turned.notify_all()
+
+    def make_way(self) -> None:
+        """Begin no step for a moment, as a hand has moved: its answer needs the interpreter, and perhaps the core.
+
+        Half of the time at most, so that a run goes on under a hand that does not rest. Commands are obeyed meanwhile.
+        """
+        now = time.monotonic()
+        if now > self._way_until + _WAY_SECONDS:
+            self._way_until = now + _WAY_SECONDS
 
     def trace(self, other: bool = False) -> Trace:
         """What was recorded so far, of run A if `other`. Raises RuntimeError if no run could be built."""
@@ -266,7 +284,7 @@ class Engine:
             return function()
         found: list[Any] = []
         ticket = self._post("call", (function, found))
-        self.wait(lambda s: s.handled >= ticket or s.state == "stopped")
+        self.wait(lambda s: s.handled >= ticket or s.state == "stopped", steps=False)
         if not found:  # stopped before it came to that
             return function()
         if isinstance(found[0], Exception):
@@ -284,7 +302,7 @@ class Engine:
             ticket = self._post("step", _whole(steps))
             try:
                 self.wait(lambda s: s.handled >= ticket and s.state not in ("playing", "building")
-                          or s.state == "stopped")
+                          or s.state == "stopped", steps=False)
             except KeyboardInterrupt:
                 self.pause()
                 raise
@@ -546,8 +564,10 @@ class Engine:
 
     def _publish_new(self, snapshot: Snapshot) -> None:
         with self._changed:
-            self._snapshot = replace(snapshot, version=self._snapshot.version + 1)
+            before, self._snapshot = self._snapshot, replace(snapshot, version=self._snapshot.version + 1)
             self._changed.notify_all()
+            if (before.handled, before.state) != (snapshot.handled, snapshot.state):
+                self._turned.notify_all()
 
 
 def _whole(steps: int) -> int:
@@ -577,10 +597,11 @@ def _work(reference: weakref.ref[Engine], commands: queue.SimpleQueue) -> None:
             if engine is None:
                 return
             busy = engine._turn(command)
+            way = max(0.0, engine._way_until - time.monotonic())
             del engine
             time.sleep(0)  # let the threads that draw and answer have the interpreter between two steps
             try:
-                command = commands.get(block=not busy)
+                command = commands.get(timeout=way if busy else None)
             except queue.Empty:
                 command = None
     engine = reference()

@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import traitlets
+from plotly.serializers import custom_serializers
 
 from ..plots.style import CONFIG
 from .guarded import Guarded
@@ -15,6 +16,9 @@ class Figure(Guarded, go.FigureWidget):
     """A figure that one thread may draw while another hears from the browser; without plotly's tools if `bare`."""
 
     bare = False
+    # After each drawing the page sends back all that plotly has worked out; Jupyter would send it to the page again.
+    _js2py_traceDeltas = traitlets.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
+    _js2py_layoutDelta = traitlets.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
 
     @traitlets.validate("_config")
     def _ours(self, proposal: Any) -> dict[str, Any]:

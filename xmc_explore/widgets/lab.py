@@ -6,6 +6,7 @@ import html
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from .page import Page
 from .presets import PRESETS, preset_of
 from .scrubber import Scrubber, frame_at
 
-FRAMES_PER_SECOND = 12
-CHARTS_PER_SECOND = 4  # plotly takes the page a tenth of a second each time, and no click is heard meanwhile
+FRAMES_PER_SECOND = 10
+CHARTS_PER_SECOND = 2  # plotly takes the page some 50 ms each time, and no click is heard meanwhile
+HAND_SECONDS = 0.3  # after a hand has moved the curves wait so long for the next move: they must not delay its answer
+PAINTER_SHARE = 0.02  # of the time, for what the painter paints unasked: a larger layer is painted more seldom
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 REST_SECONDS = 0.5  # after which the picture is kept in the notebook: not after each of many single steps
 MOST_KEPT = 150_000  # bytes of it
@@ -93,6 +96,7 @@ class Lab:
         self._painted, self._said = Snapshot(version=-1), ("", False)
         self._pictured: tuple = ()  # what the canvas shows
         self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
+        self._touched = 0.0  # when a hand was last heard of
         self._rolling = False  # is a recording being played?
         self._exporting: threading.Thread | None = None
         self._saved, self._saved_text, self._unsaved = None, "", False
@@ -256,6 +260,7 @@ class Lab:
 
     def _press(self, command: Callable[[], Any]) -> None:
         self._said = ("", False)
+        self._touch()
         try:
             command()
         except (RuntimeError, ValueError) as error:
@@ -339,8 +344,15 @@ class Lab:
 
     def _ask(self) -> None:
         """Have the painter paint, though the run has not changed."""
+        if not self._rolling:
+            self._touch()
         self._asked.set()
         self.engine.wake()
+
+    def _touch(self) -> None:
+        """A hand has moved: its answer goes before the next step and before the curves."""
+        self._touched = time.monotonic()
+        self.engine.make_way()
 
     # --- painting: the painter's thread, and `run` once when it is done
 
@@ -351,18 +363,19 @@ class Lab:
 
         What was asked for by hand overtakes a paint that was not, and a command is answered as soon as it is obeyed.
         """
-        wait, asked = self.engine.wait, self._asked.is_set
+        asked = self._asked.is_set
+        wait = partial(self.engine.wait, steps=False)
         while self._painted.state != "stopped":
             def due(s: Snapshot) -> bool:
                 return s.version > self._painted.version or asked() or self._chart_due
 
-            if not due(wait(due, REST_SECONDS if self._unsaved else None)):
+            if not due(self.engine.wait(due, REST_SECONDS if self._unsaved else None)):
                 self._save(self._painted)
                 continue
             wait(lambda s: asked() or not 0 < s.to_go < float("inf"), SETTLE_SECONDS)
             by_hand = asked()
             self._asked.clear()
-            snapshot, started = self.engine.snapshot, time.monotonic()
+            snapshot, started, spent = self.engine.snapshot, time.monotonic(), time.thread_time()
             self._paint(snapshot, by_hand)
 
             def obeyed(s: Snapshot, before: int = snapshot.handled) -> bool:
@@ -377,8 +390,9 @@ class Lab:
                 wait(free, BLIND_SECONDS)
             if self._rolling:
                 self._roll()
-            pause = max(0.0, started + 1 / FRAMES_PER_SECOND - time.monotonic())
-            wait(lambda s: asked() or obeyed(s), pause)  # noqa: B023
+            spent = time.thread_time() - spent  # of this thread alone: it is the run that the others compute
+            pause = max(0.0, started + max(1 / FRAMES_PER_SECOND, spent / PAINTER_SHARE) - time.monotonic())
+            wait(lambda s: asked() or obeyed(s) or s.state == "stopped", pause)  # noqa: B023
 
     def _tell(self) -> None:
         """Say in words what is so at this moment; whoever is last says the latest."""
@@ -399,9 +413,10 @@ class Lab:
         with self._painting:
             if snapshot.version <= self._painted.version and not asked and not self._chart_due:
                 return
-            soon = time.monotonic() - self._charted < 1 / CHARTS_PER_SECOND
+            now = time.monotonic()
+            soon = now - self._charted < 1 / CHARTS_PER_SECOND and snapshot.state == "playing"
             answers = snapshot.handled > self._painted.handled or asked and not self._rolling
-            self._chart_due = not whole and (answers or soon and snapshot.state == "playing")
+            self._chart_due = not whole and (answers or soon or now - self._touched < HAND_SECONDS)
             self._hand = threading.get_ident()
             try:
                 self._tell()
