@@ -528,6 +528,13 @@ def _array(t: Tensor) -> np.ndarray:
     return _widened(t).contiguous().numpy()
 
 
+def _line(grad: Tensor) -> tuple[np.ndarray, int, int]:
+    """A gradient [B, L] in any layout, [L, B] and [B, L] the most common: a line of memory, strides of B and L."""
+    doc, row = grad.stride()
+    span = sum((n - 1) * stride for n, stride in zip(grad.shape, grad.stride(), strict=True)) + 1 if grad.numel() else 0
+    return grad.as_strided((span,), (1,)).numpy(), 1 if len(grad) == 1 else doc, row
+
+
 def _panels(x: Tensor, size: int, more: int, dtype: np.dtype, work: int) -> np.ndarray:
     """[1 + more, panels, D, size]: x [B, D] in panels, then `more` times zeros of that shape."""
     batch, n_features = x.shape
@@ -573,10 +580,7 @@ def backward(
     way = _Way.best(*x.shape, n_labels // parts(work), fan_in, widest=NARROW)
     rows = _panels(x, way.size, parts(work), w.dtype, work)  # a gradient of x a thread: no two write to one place
     dweight, dbias = _result(w.shape, w.dtype), np.empty(n_labels, w.dtype)
-    # The gradient comes in any layout, [L, B] and [B, L] the most common: as a line of memory and two strides.
-    span = sum((n - 1) * stride for n, stride in zip(grad.shape, grad.stride(), strict=True)) + 1 if grad.numel() else 0
-    line, (doc, row) = grad.as_strided((span,), (1,)).numpy(), grad.stride()
-    doc = 1 if len(x) == 1 else doc
+    line, doc, row = _line(grad)
     way.run("backward", lambda i: (line, doc, row, len(x), rows[0], w, idx, rows[1 + i], dweight, dbias), rows[0], w,
             work)
     found = (_from_panels(rows[1:], x.shape[0]).to(x.dtype), torch.from_numpy(dweight).to(weight.dtype),

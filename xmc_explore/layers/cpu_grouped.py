@@ -30,6 +30,7 @@ from .cpu import (
     _from_panels,
     _get,
     _given,
+    _line,
     _of_negatives,
     _of_positives,
     _over_labels,
@@ -291,9 +292,7 @@ def grouped_backward(
     work = 2 * n_labels * fan_in * x.shape[0]
     rows = _panels(x, _size(x), parts(work), w.dtype, work)
     dweight, dbias = _result((n_labels if needs[1] else 0, fan_in), w.dtype), np.empty(n_labels, w.dtype)
-    span = sum((n - 1) * stride for n, stride in zip(grad.shape, grad.stride(), strict=True)) + 1 if grad.numel() else 0
-    line, (doc, row) = grad.as_strided((span,), (1,)).numpy(), grad.stride()
-    doc = 1 if len(x) == 1 else doc
+    line, doc, row = _line(grad)
     kernel, scratch = _kernels(rows.shape[3], needs[0], needs[1]).backward, group_size * rows.shape[1] * rows.shape[3]
     _over_labels(lambda i, start, stop: kernel(line, doc, row, len(x), rows[0], w, idx, labels, group_size, rows[1 + i],
                                                dweight, dbias, start, stop, _empty((scratch,), w.dtype)), len(idx),
