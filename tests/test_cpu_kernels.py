@@ -10,7 +10,7 @@ from numba import njit
 
 from xmc_explore.layers import cpu, reference, simd
 from xmc_explore.layers.fixed_fan_in import random_indices
-from xmc_explore.model import LOSSES
+from xmc_explore.losses import LOSSES
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 

@@ -11,7 +11,7 @@ from torch.nn.functional import linear
 import xmc_explore as xe
 from xmc_explore.layers import HeadTail, grouped_fixed_fan_in
 from xmc_explore.logit_free import logit_gradient, loss_by_chunks, step_in_place, top_labels
-from xmc_explore.model import LOSSES
+from xmc_explore.losses import LOSSES
 
 SHAPES = [(1, 1, 1, 1, 1), (3, 5, 7, 2, 3), (64, 96, 33, 8, 16), (5, 17, 300, 17, 16), (2, 8, 1, 3, 4),
           (33, 100, 1000, 31, 7), (0, 6, 4, 2, 2), (130, 40, 96, 16, 32), (17, 9, 64, 4, 1)]  # B, D, L, K, G

@@ -10,7 +10,8 @@ from xmc_explore import memory
 from xmc_explore.grouping import group_order, head_labels
 from xmc_explore.layers import HeadTail
 from xmc_explore.logit_free import logit_gradient, loss_by_chunks, step_in_place, top_labels
-from xmc_explore.model import LOSSES, Classifier
+from xmc_explore.losses import LOSSES
+from xmc_explore.model import Classifier
 from xmc_explore.plots import method_of
 from xmc_explore.training import Run
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmc_explore as xe
 from xmc_explore.logit_free import logit_gradient, loss_by_chunks, part_of, step_in_place, top_labels
-from xmc_explore.model import LOSSES
+from xmc_explore.losses import LOSSES
 
 D, L, K = 13, 37, 5
 

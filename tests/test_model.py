@@ -9,7 +9,8 @@ from scipy.sparse import csr_array
 import xmc_explore as xe
 from xmc_explore.auxiliary import balanced_clusters, label_clusters
 from xmc_explore.encoders import BagEncoder, TokenRows, TransformerEncoder, load_tokenizer
-from xmc_explore.model import Classifier, bce, first_bias, squared_hinge
+from xmc_explore.losses import bce, squared_hinge
+from xmc_explore.model import Classifier, first_bias
 
 
 def test_losses_against_their_definitions():

@@ -15,7 +15,7 @@ from transformer_for_tests import small_transformer
 import xmc_explore as xe
 from xmc_explore import logit_free, probes
 from xmc_explore.corpora import BIN_NAMES
-from xmc_explore.model import LOSSES
+from xmc_explore.losses import LOSSES
 from xmc_explore.training import Run
 
 BAG = dict(hidden=24, aux_clusters=4, warmup=5, batch_size=32, fan_in=4, rewire_interval=10, output_lr=0.01,

@@ -1,13 +1,8 @@
 """The training step of an output layer without its logits: label by label, never a tensor of shape [B, L].
 
-The gradient of both losses with respect to a logit z is known in closed form (y is 1 for a positive pair, else 0):
-
-    bce             sigmoid(z) - y
-    squared_hinge   2 max(0, 1 + z) where y = 0,  -2 max(0, 1 - z) where y = 1
-
-so the labels can go by in chunks: score, gradient of the logits, gradients of weights and bias, a share of the gradient
-of x. What was [B, L] is [B, chunk], and the loss itself need not be computed at all (Renee, MLSys 2023, section 3). Two
-ways to use it:
+The gradient of a loss with respect to a logit is known in closed form (see `losses`), and so the labels can go by in
+chunks: score, gradient of the logits, gradients of weights and bias, a share of the gradient of x. What was [B, L] is
+[B, chunk], and the loss itself need not be computed at all (Renee, MLSys 2023, section 3). Two ways to use it:
 
     loss_by_chunks(layer, x, rows, columns).backward()            gradients are handed over; any torch optimizer
     step_in_place(layer, optimizer, x, rows, columns) -> dx       weights change chunk by chunk; no gradient buffer
@@ -31,7 +26,7 @@ from .layers import GroupedFixedFanIn, HeadTail
 from .layers.backends import pick
 from .layers.fixed_fan_in import FanIn
 from .layers.grouped import kernels
-from .model import LOSSES
+from .losses import LOGIT_GRADIENTS, LOSSES
 from .rounding import round_to
 
 CHUNK_ELEMENTS = 1 << 20  # at most, of the logits [B, chunk] and of the weights [chunk, D] in hand: 4 MiB in float32
@@ -84,20 +79,7 @@ def part_of(layer: nn.Module) -> Part:
                     f"or a layer with the methods part_scores and part_gradients")
 
 
-# --- gradients of the logits --------------------------------------------------------------------------------------
-
-
-def _bce(z: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    grad = z.sigmoid_()
-    return grad.index_put_((rows, columns), grad.new_full((), -1.0), accumulate=True)
-
-
-def _squared_hinge(z: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    positive = z[rows, columns]
-    return z.add_(1).relu_().mul_(2).index_put_((rows, columns), -2 * (1 - positive).relu())
-
-
-LOGIT_GRADIENTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"bce": _bce, "squared_hinge": _squared_hinge}
+# --- labels in chunks ---------------------------------------------------------------------------------------------
 
 
 class Pairs:
@@ -166,7 +148,7 @@ def _go_through(layer: nn.Module, x: Tensor, pairs: Pairs, loss: str, scale: flo
 
 def loss_by_chunks(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, *, loss: str = "bce",
                    want_loss: bool = True, chunk: int | None = None) -> Tensor:
-    """The loss of `model.LOSSES`, summed over labels, mean over documents, as a scalar to call `backward` on.
+    """The loss of `losses.LOSSES`, summed over labels, mean over documents, as a scalar to call `backward` on.
 
     x [B, D]; (rows, columns) [P] are the positive pairs. All gradients (of x, and of the layer's weight and bias) are
     computed here, in the one pass over the labels, and handed out by `backward`, which can run once. Without

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .corpora import Corpus
 from .encoders import Encoder, build_encoder, linear
@@ -141,22 +140,3 @@ def first_bias(corpus: Corpus, recipe: Recipe) -> Tensor:
         return torch.full((corpus.n_labels,), -1.0)
     share = (torch.from_numpy(corpus.label_frequency) + 0.5) / (len(corpus.train) + 1)
     return share.logit().float()
-
-
-def bce(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Binary cross-entropy, summed over labels, mean over documents; (rows, columns) are the positive pairs.
-
-    Per document: sum_l log(1 + exp(s_l)) - sum over its labels of s_l (as in SPARTEX, appendix C).
-    """
-    return (F.softplus(logits).sum() - logits[rows, columns].sum()) / max(len(logits), 1)
-
-
-def squared_hinge(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared hinge max(0, 1 - (2y - 1) s)^2, summed over labels, mean over documents (the paper: mean of both)."""
-    positive = logits[rows, columns]
-    as_negative = torch.relu(1 + logits).square().sum()
-    correction = (torch.relu(1 - positive).square() - torch.relu(1 + positive).square()).sum()
-    return (as_negative + correction) / max(len(logits), 1)
-
-
-LOSSES = {"bce": bce, "squared_hinge": squared_hinge}

@@ -21,7 +21,8 @@ from .corpora import BIN_NAMES
 from .encoders import Encoder, linear
 from .frames import FrameStore
 from .gradients import EncoderGradients
-from .logit_free import LOGIT_GRADIENTS, Pairs, Part, chunk_size, compute_dtype, part_of
+from .logit_free import Pairs, Part, chunk_size, compute_dtype, part_of
+from .losses import LOGIT_GRADIENTS
 from .model import Classifier
 from .recipe import Recipe
 

@@ -22,8 +22,9 @@ from .corpora import Corpus
 from .encoders import Documents
 from .layers import HeadTail
 from .logit_free import compute_dtype, logit_gradient, loss_by_chunks, step_in_place, top_labels
+from .losses import LOSSES
 from .metrics import Evaluator
-from .model import LOSSES, Classifier
+from .model import Classifier
 from .probes import ConnectionProbe, GradientProbes, gradient_norms
 from .recipe import LIVE, Recipe
 from .sparsity import Rewirer
@@ -304,6 +305,8 @@ class Run:
         if trace is not None:
             for frame in self.trace.adopt(trace, state.step, state.values["changes"]):
                 self.connections.rewired(frame["step"], frame["slots"], frame["new"])
+
+    # --- parts: probes, rewirer, auxiliary head
 
     def _probe(self, number: int, *step: Any) -> None:
         """Show the probes a step before it changes anything."""
