@@ -15,8 +15,10 @@ import pytest
 import torch
 from corpus_for_tests import tiny_corpus
 from scipy.sparse import csr_array
+from transformer_for_tests import small_transformer
 
 import xmc_explore as xe
+from xmc_explore.losses import LOSSES
 from xmc_explore.recipe import METHODS
 from xmc_explore.training import Run, TrainingError
 
@@ -233,6 +235,20 @@ def test_total_is_the_weighted_sum_of_both_losses():
         assert (e["auxiliary"] is None) == (e["step"] > 10)
 
 
+@pytest.mark.parametrize("changed", [{}, dict(logits="chunked"), IN_PLACE])
+def test_a_step_follows_the_gradient_of_the_total_loss(changed):
+    run = Run(tiny_corpus(), xe.Recipe(**BAG, aux_weight=0.4, **changed), steps=20)
+    run.add_auxiliary()
+    run.model.train()
+    rows, weight = run.batch_rows(1), run.auxiliary_weight(1)
+    x, clusters = run.model.features(run.documents["train"].batch(rows, run.device), with_clusters=True)
+    main = LOSSES["bce"](run.model.label_layer(x), *run._positives(run.corpus.train.labels, rows))
+    auxiliary = LOSSES["bce"](clusters, *run._positives(run._cluster_labels, rows))
+    expected = torch.autograd.grad((1 - weight) * main + weight * auxiliary, list(run.model.encoder.parameters()))
+    squares = [float((g.to_dense() if g.is_sparse else g).square().sum()) for g in expected]
+    assert run.step()["grad"] == pytest.approx(sum(squares) ** 0.5, rel=1e-4)
+
+
 def test_warm_up_and_cosine():
     run = Run(tiny_corpus(texts=False), xe.Recipe(**FEATURES | dict(warmup=10)), steps=110)
     factors = [run.learning_rate_factor(n) for n in range(1, 111)]
@@ -240,6 +256,8 @@ def test_warm_up_and_cosine():
     assert factors[60] == pytest.approx(0.5, abs=0.02) and 0 < factors[-1] < 0.01
     run.change(lr_factor=2.0)
     assert run.learning_rate_factor(10) == 2
+    short = Run(tiny_corpus(texts=False), xe.Recipe(**FEATURES | dict(warmup=100)), steps=10)
+    assert [short.learning_rate_factor(n) for n in (1, 5)] == [0.2, 1]  # warm-up takes half of a run at most
 
 
 def test_live_changes_take_effect_and_are_recorded():
@@ -404,9 +422,9 @@ def test_a_model_that_is_not_there_says_what_to_do():
 def test_a_real_transformer_trains_end_to_end():
     recipe = xe.Recipe(encoder="transformer", max_tokens=8, batch_size=16, aux_clusters=4, fan_in=16, warmup=2,
                        encoder_lr=3e-4, rewire_interval=10, eval_documents=16)
-    run = Run(tiny_corpus(n_train=64, n_test=16), recipe, steps=30)
+    run = Run(tiny_corpus(n_train=64, n_test=16), recipe, steps=16)
     before = {n: p.detach().clone() for n, p in run.model.encoder.named_parameters()}
-    records = [run.step() for _ in range(30)]
+    records = [run.step() for _ in range(16)]
     run.close("finished")
     moved = [n for n, p in run.model.encoder.named_parameters() if not torch.equal(before[n], p)]
     assert any("layer.0." in n for n in moved) and any("layer.5." in n for n in moved)
@@ -415,8 +433,9 @@ def test_a_real_transformer_trains_end_to_end():
     assert loss[-5:].mean() < loss[:5].mean()
 
 
-def test_the_dropout_inside_a_transformer_is_the_run_s_own():
+def test_the_dropout_inside_a_transformer_is_the_run_s_own(monkeypatch):
     """Same losses whatever the global random state is, which is left alone; a restored run goes on to the bit."""
+    small_transformer(monkeypatch)
     corpus = tiny_corpus(n_train=64, n_test=16)
     recipe = xe.Recipe(encoder="transformer", max_tokens=8, batch_size=16, fan_in=16, warmup=2, aux_weight=0.0)
     losses = []
