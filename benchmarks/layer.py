@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.machine import RESULTS, conditions, head_of, write_parts, write_text
 from xmc_explore import memory
-from xmc_explore.race import KINDS, PEERS, STEP, Shape, race
+from xmc_explore.race import GROUP_SIZE, KINDS, PEERS, STEP, Shape, race
 
 LABELS = (8_192, 32_768, 131_072, 670_091, 2_812_281)
 FAN_INS = (16, 32, 64, 128)
@@ -36,9 +36,11 @@ BOTH = KINDS[3]
 TIMES = "times nn.Linear"
 IN_PLACE = "FixedFanIn, in place"
 GOAL = 0.6  # of D/K, for forward and both gradients
-# What the ledger says of a peer between two steps: kind, moments, dtype; the gradients are gone by then.
-LEDGER = {"FixedFanIn": ("sparse", 2, "float32"), IN_PLACE: ("sparse", 2, "float32"),
-          "nn.Linear": ("dense", 2, "float32"), "dense bfloat16, in place": ("dense", 0, "bfloat16")}
+# What the ledger says of a peer between two steps: kind, and more; the gradients are gone by then.
+LEDGER = {"FixedFanIn": ("sparse", {}), IN_PLACE: ("sparse", {}), "nn.Linear": ("dense", {}),
+          "GroupedFixedFanIn": ("sparse", {"group_size": GROUP_SIZE}),
+          "GroupedFixedFanIn, in place": ("sparse", {"group_size": GROUP_SIZE}),
+          "dense bfloat16, in place": ("dense", {"moments": 0, "dtype": "bfloat16"})}
 
 
 def target() -> list[Shape]:
@@ -118,10 +120,9 @@ def against_ledger(rows: pd.DataFrame, transposed: bool = False) -> pd.DataFrame
     found = []
     for _, row in timed(rows)[timed(rows)["kind"] == STEP].drop_duplicates([*SIZES, "peer"]).iterrows():
         if row["peer"] in LEDGER:
-            kind, moments, dtype = LEDGER[row["peer"]]
-            predicted = memory.predicted(kind, row["width"], row["n_labels"], row["fan_in"], moments=moments,
-                                         gradients=False, dtype=dtype,
-                                         transposed=transposed and row["peer"] != IN_PLACE) / row["n_labels"]
+            kind, options = LEDGER[row["peer"]]
+            predicted = memory.predicted(kind, row["width"], row["n_labels"], row["fan_in"], gradients=False,
+                                         transposed=transposed and row["peer"] != IN_PLACE, **options) / row["n_labels"]
             measured = row["held MiB"] * 2**20 / row["n_labels"]
             found.append({"peer": row["peer"], "D": row["width"], "K": row["fan_in"] if kind == "sparse" else "all",
                           "L": row["n_labels"], "bytes a label, measured": round(measured, 1),

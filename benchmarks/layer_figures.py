@@ -18,7 +18,7 @@ LOOKS: dict[str, Look] = {
     "dense bfloat16, in place": replace(DENSE, dash="dot", symbol="square"),
     "masked dense": replace(DENSE, dash="dash", symbol="diamond"), "torch CSR": RUNS[1], "embedding_bag": RUNS[2],
     "naive gather": replace(RUNS[2], dash="dash", symbol="cross"), "bottleneck, equal FLOPs": RUNS[3],
-    "GroupedFixedFanIn": RUNS[4]}
+    "GroupedFixedFanIn": RUNS[4], "GroupedFixedFanIn, in place": replace(RUNS[4], dash="dot", symbol="star")}
 
 
 def figures(rows: pd.DataFrame) -> dict[str, Picture]:

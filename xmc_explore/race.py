@@ -227,6 +227,7 @@ PEERS = {peer.name: peer for peer in (
     Peer("naive gather", Gather, _sparse, lambda s: 16 * s.multiply_adds),
     Peer("scipy CSR", ScipyCSR, _sparse, _index, held=4, trains=False, cpu_only=True),
     Peer("GroupedFixedFanIn", _grouped, _sparse, lambda s: _index(s) // GROUP_SIZE),
+    Peer("GroupedFixedFanIn, in place", _grouped, _sparse, lambda s: _index(s) // GROUP_SIZE, held=12, in_place=True),
     Peer("bottleneck, equal FLOPs", _bottleneck, _sparse),
 )}
 
