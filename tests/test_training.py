@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -349,14 +348,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_in_words_and_leaves_a_trace(tmp
     assert trace.status == "failed" and "diverged" in trace.events["end"][0]["error"]
 
 
-def test_an_interrupt_leaves_a_trace_that_loads(tmp_path):
-    timer = threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+def test_an_interrupt_leaves_a_trace_that_loads(tmp_path, monkeypatch):
+    step = Run.step
+
+    def interrupted(run):
+        if run.step_number == 30:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(run)
+
+    monkeypatch.setattr(Run, "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     try:
-        trace = quick(steps=1_000_000, out=tmp_path / "run", eval_interval=10)
+        trace = quick(steps=60, out=tmp_path / "run", eval_interval=10)
     finally:
-        timer.cancel()
-    assert trace.status == "interrupted" and 0 < trace.steps < 1_000_000
+        signal.signal(signal.SIGINT, before)
+    assert trace.status == "interrupted" and 30 <= trace.steps <= 31
     again = xe.Trace(tmp_path / "run")
     assert again.steps == trace.steps and again.events["end"][0]["status"] == "interrupted"
     assert "interrupted" in repr(again)
