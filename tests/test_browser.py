@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 
 import xmc_explore as xe
 from xmc_explore.widgets import sharing
+from xmc_explore.widgets.page import Page
 
 pytestmark = pytest.mark.browser
 
@@ -485,3 +486,44 @@ def test_words_stand_out_in_both_themes(opened, lab, theme, light):
                            (".js-plotly-plot .yaxislayer-above text", "fill"), (".js-plotly-plot .legendtext", "fill")):
         words = lab.root.locator(selector).first.element_handle()
         assert opened.page.evaluate(CONTRAST, [words, kind]) >= 4.5, selector
+
+
+def test_what_comes_for_the_curves_waits_until_a_hand_rests_but_not_for_ever(browser):
+    page = browser.new_page()
+    page.clock.install(time=0)
+    page.set_content("<div class=xmc-lab><button></button><div id=page></div></div>")
+    page.clock.pause_at(1000)
+    page.evaluate("""async (source) => {
+      const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+      const widget = (await import(address)).default;
+      [window.taken, window.curves] = [[], { set_state: (state) => taken.push(state) }];
+      const model = { get: (name) => (name === "curves" ? "their id" : undefined), on() {}, send() {},
+        widget_manager: { get_model: async () => curves } };
+      widget.render({ model, el: document.querySelector("#page") });
+    }""", Page._esm.read_text(encoding="utf-8") if isinstance(Page._esm, Path) else str(Page._esm))
+    page.clock.run_for(100)
+
+    def move() -> None:
+        page.evaluate("document.querySelector('button').dispatchEvent(new KeyboardEvent('keydown', {bubbles: true}))")
+
+    def taken(after: int) -> list[int]:
+        page.clock.run_for(after)
+        return page.evaluate("taken")
+
+    page.evaluate("void curves.set_state(1)")
+    assert taken(0) == [1]
+    move()
+    page.evaluate("void curves.set_state(2), void curves.set_state(3)")
+    assert taken(250) == [1]
+    assert taken(100) == [1, 2, 3]
+    page.evaluate("void curves.set_state(4)")
+    for _ in range(9):
+        move()
+        taken(100)
+    page.evaluate("void curves.set_state(5)")
+    for _ in range(3):
+        move()
+        found = taken(100)
+    assert found == [1, 2, 3, 4]
+    assert taken(300) == [1, 2, 3, 4, 5]
+    page.close()

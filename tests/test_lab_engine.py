@@ -126,6 +126,32 @@ def test_no_step_begins_while_a_hand_is_answered_but_commands_are_obeyed(make, m
     wait(engine, lambda s: s.step >= 3)
 
 
+def test_a_pause_and_a_knob_do_not_wait_for_the_end_of_an_evaluation_and_commands_keep_their_order(make):
+    engine = make()
+    wait(engine, lambda s: s.state == "paused")
+    within, go_on, found, ordinary = threading.Event(), threading.Event(), [], engine._run.meanwhile
+
+    def meanwhile():
+        within.set()
+        go_on.wait(PATIENCE)
+        ordinary()
+        found.append(engine.snapshot)
+
+    engine._run.meanwhile = meanwhile
+    engine.play()
+    assert within.wait(PATIENCE)
+    engine.change(lr_factor=0.5)
+    engine.pause()
+    engine.step(2)
+    engine.plan(fan_in=5)
+    go_on.set()
+    last = wait(engine, lambda s: s.state == "paused" and s.planned)
+    assert (found[0].state, found[0].step, found[0].recipe.lr_factor, found[0].planned) == ("paused", 10, 0.5, {})
+    assert found[0].evaluations == last.evaluations - 1
+    assert wait(engine, lambda s: s.step == 12 and s.state == "paused").planned == {"fan_in": 5}
+    assert [e["step"] for e in engine.trace().events["change"]] == [10]
+
+
 def test_whoever_does_not_wait_for_steps_hears_of_commands_and_states(make):
     engine = make()
     wait(engine, lambda s: s.state == "paused")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -89,6 +90,7 @@ class Run:
         self.rewirer = None if self.model.sparse_layer is None else self._new_rewirer()
         self.step_number = 0
         self.last_metrics: dict[str, float] = {}
+        self.meanwhile: Callable[[], object] = lambda: None  # called between the batches of an evaluation
         self.trace = TraceWriter(out, corpus, recipe, self.steps, self.model.width, device=self.device.type,
                                  threads=torch.get_num_threads(), branched_from=branched_from)
         self.probes = self._probes()
@@ -367,6 +369,8 @@ class Run:
         split = self.corpus.test
         size = 256 if self.recipe.chunked else max(1, min(256, SCORE_ELEMENTS // self.corpus.n_labels))
         for start in range(0, len(chosen), size):
+            if not final:
+                self.meanwhile()
             rows = chosen[start:start + size]
             x, _ = self.model.features(self.documents["test"].batch(rows, self.device))
             excluded = None if split.excluded is None else split.excluded[rows]

@@ -32,6 +32,7 @@ ENDED = ("finished", "failed", "stopped", "recorded")  # a run that takes no mor
 FINISHED = "The run is finished. Reset starts another."
 RECORDED = "This is a recording: nothing trains. Branch continues it, A|B sets a new run beside it."
 _STOP = ("stop", None)
+_SWIFT = ("pause", "change", "plan")  # commands that are obeyed in the middle of an evaluation
 # A run that takes every core starves the browser that shows it, and is itself the slower for the fight: torch's
 # threads wait for each other at every operation (measured: 2 threads on 2 busy cores 3 steps/s, 1 thread 40).
 _THREADS = max(1, torch.get_num_threads() - 1)
@@ -155,6 +156,7 @@ class Engine:
         lock = threading.RLock()
         self._changed, self._turned = threading.Condition(lock), threading.Condition(lock)
         self._way_until = 0.0  # no step begins before
+        self._next: tuple[str, Any] | None = None  # a command that waits for the end of an evaluation
         self._snapshot = Snapshot(recipe=self._recipe, steps=steps or 0)
         self._worker: threading.Thread | None = None
         # A SimpleQueue, as the garbage collector may be the one to post the last command.
@@ -316,8 +318,8 @@ class Engine:
         busy = True
         with _settings():
             try:
-                while busy or not self._commands.empty():
-                    busy = self._turn(None if self._commands.empty() else self._commands.get())
+                while busy or self._next or not self._commands.empty():
+                    busy = self._turn(self._kept() or (None if self._commands.empty() else self._commands.get()))
             except KeyboardInterrupt:
                 self._budget = 0
                 if self._run is not None:
@@ -342,6 +344,22 @@ class Engine:
         if command is not None:
             self._publish(handled=self._snapshot.handled + 1)
         return self._budget > 0
+
+    def _kept(self) -> tuple[str, Any] | None:
+        command, self._next = self._next, None
+        return command
+
+    def _meanwhile(self) -> None:
+        """In the middle of an evaluation, which takes as long as ten steps: obey what need not wait for its end.
+
+        The step before it is over, and neither a pause nor a knob has a say in it. Commands keep their order.
+        """
+        while self._next is None and not self._commands.empty():
+            command = self._commands.get()
+            if command[0] in _SWIFT:
+                self._turn(command)
+            else:
+                self._next = command
 
     def _do_play(self, _: None) -> None:
         self._go(float("inf"))
@@ -474,6 +492,8 @@ class Engine:
 
     def _adopt(self, run: Run, message: str = "") -> None:
         self._run, self._writer = run, run.trace
+        engine = weakref.ref(self)  # or the two would hold each other
+        run.meanwhile = lambda: (mine := engine()) and mine._meanwhile()
         self._publish(self._blank(run.recipe), state="paused", message=message)
 
     def _blank(self, recipe: Recipe) -> Snapshot:
@@ -495,9 +515,9 @@ class Engine:
             self.corpus = load_corpus(self._loaded.header["corpus"]["name"])
 
     def _advance(self) -> None:
+        self._budget -= 1
         self._run.step()
         self._follow()
-        self._budget -= 1
         if self._run.step_number % _STATE_STEPS == 0:
             self._states.append(self._run.state())
             if len(self._states) > _MOST_STATES:
@@ -597,11 +617,11 @@ def _work(reference: weakref.ref[Engine], commands: queue.SimpleQueue) -> None:
             if engine is None:
                 return
             busy = engine._turn(command)
-            way = max(0.0, engine._way_until - time.monotonic())
+            way, command = max(0.0, engine._way_until - time.monotonic()), engine._kept()
             del engine
             time.sleep(0)  # let the threads that draw and answer have the interpreter between two steps
             try:
-                command = commands.get(timeout=way if busy else None)
+                command = command or commands.get(timeout=way if busy else None)
             except queue.Empty:
                 command = None
     engine = reference()

@@ -50,6 +50,30 @@ function render({ model, el }) {
   }
   const PRESSES = ["click", "keydown", "pointermove"];
 
+  // Plotly draws for some 50 ms at a time, and no answer to a hand gets through: what comes for the curves waits until
+  // the hand has rested, though not for ever.
+  const REST = 300, MOST = 1000; // milliseconds
+  let moved = -REST, curves = null, taken = Promise.resolve();
+  const move = (event) => (event.type !== "pointermove" || event.buttons) && (moved = performance.now());
+  async function rested(arrived) {
+    for (;;) {
+      const left = Math.min(moved + REST, arrived + MOST) - performance.now();
+      if (left <= 0) return;
+      await new Promise((done) => setTimeout(done, left));
+    }
+  }
+  async function hold() {
+    if (!model.get("curves")) return;
+    curves = await model.widget_manager.get_model(model.get("curves"));
+    const take = curves.set_state;
+    curves.set_state = (state) => {
+      const arrived = performance.now();
+      taken = taken.then(() => rested(arrived)).then(() => take.call(curves, state));
+      return taken;
+    };
+  }
+  hold();
+
   let due = 0;
   const watcher = new MutationObserver(() => (clearTimeout(due), (due = setTimeout(name, 100))));
   const watch = setInterval(() => {
@@ -57,6 +81,8 @@ function render({ model, el }) {
     clearInterval(watch);
     name();
     for (const press of PRESSES) lab().addEventListener(press, nudge, { capture: true, passive: true });
+    for (const press of ["pointerdown", ...PRESSES])
+      lab().addEventListener(press, move, { capture: true, passive: true });
     for (const knobs of lab().querySelectorAll(".xmc-toolbar, .xmc-knobs, .xmc-scrubber"))
       watcher.observe(knobs, { childList: true, subtree: true, characterData: true });
   }, 50);
@@ -71,6 +97,7 @@ function render({ model, el }) {
     document.removeEventListener("keydown", leave);
     clearInterval(watch);
     watcher.disconnect();
+    delete curves?.set_state;
     if (model.get("presenting")) document.body.classList.remove("xmc-presenting");
   };
 }

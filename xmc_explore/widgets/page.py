@@ -16,4 +16,5 @@ class Page(Guarded, anywidget.AnyWidget):
     _esm = Path(__file__).parent / "page.js"
     presenting = traitlets.Bool(False).tag(sync=True)
     copy = traitlets.List(["", 0]).tag(sync=True)  # a text, and a number that makes it another change
+    curves = traitlets.Unicode().tag(sync=True)  # the model of a plotly figure that waits for a hand to rest
     copied = traitlets.Int(0).tag(sync=True)  # the number of the text that went to the clipboard
