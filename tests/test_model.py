@@ -1,13 +1,11 @@
-"""The parts of the classifier: losses against torch, encoders, clusters."""
+"""The parts of the classifier: losses against torch, encoders."""
 
 import numpy as np
 import pytest
 import torch
 from corpus_for_tests import tiny_corpus
-from scipy.sparse import csr_array
 
 import xmc_explore as xe
-from xmc_explore.auxiliary import balanced_clusters, label_clusters
 from xmc_explore.encoders import BagEncoder, TokenRows, TransformerEncoder, load_tokenizer
 from xmc_explore.losses import bce, squared_hinge
 from xmc_explore.model import Classifier, first_bias
@@ -76,25 +74,3 @@ def test_padding_does_not_change_a_document():
         alone = encoder(docs.batch(np.array([0]), device))[0]
         padded = encoder(docs.batch(np.array([0, 1]), device))[0]
     torch.testing.assert_close(alone, padded, rtol=1e-4, atol=1e-5)
-
-
-def test_clusters_are_balanced_and_random_ones_ignore_the_texts():
-    corpus = tiny_corpus()
-    for clustering in ("kmeans", "random"):
-        for n in (1, 4, 7, 30):
-            cluster = label_clusters(corpus, xe.Recipe(aux_clusters=n, aux_clustering=clustering))
-            sizes = np.bincount(cluster, minlength=n)
-            assert len(sizes) == n and sizes.max() - sizes.min() <= 1
-
-
-def test_balanced_two_means_finds_planted_clusters():
-    rng = np.random.default_rng(0)
-    of = np.repeat(np.arange(8), 25)
-    vectors = np.zeros((200, 80))
-    for i, c in enumerate(of):
-        vectors[i, rng.choice(np.arange(10 * c, 10 * c + 10), 6, replace=False)] = 1
-    order = rng.permutation(200)
-    found = np.empty(200, int)
-    found[order] = balanced_clusters(csr_array(vectors[order] / 6**0.5), 8, rng)
-    pure = sum(np.bincount(found[of == c]).max() for c in range(8))
-    assert pure >= 150  # chance would give about 55
