@@ -76,10 +76,13 @@ def folded(text: str) -> str:
     return FOLDED.sub(one, text)
 
 
-# Code in a fold is no cell, so nbconvert has no type for it; what sets formulas is smaller than the text around them.
+# Code in a statement or in a fold is no cell, so nbconvert has no type for it; what sets formulas is smaller than the
+# text around them, and on a machine without a font for them the limits of a sum would lie on its sign.
 STYLE = """<style>
-details pre { font-family: var(--jp-code-font-family, monospace); }
+.jp-RenderedMarkdown pre { font-family: var(--jp-code-font-family, monospace); }
 math { font-size: 1.15em; } math[display=block] { font-size: 1.3em; }
+:is(munder, munderover) > :nth-child(2) { padding-top: 0.3em; } munderover > :nth-child(3) { padding-bottom: 0.3em; }
+math[display=block] :is(munder, munderover) > mo:first-child { font-size: 1.3em; }
 </style>"""
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

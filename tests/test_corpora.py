@@ -43,7 +43,7 @@ def test_bins_cut_at_shares_of_the_assignments():
     assert bins.of_label.tolist() == [2, 1, 0, 2, 2]  # 50 of 100 are the head, the next 30 the torso, unseen is tail
     assert bins.labels("torso").tolist() == [1]
     assert label_bins(np.array([0, 30, 50, 20, 0]), (0.6, 0.9)).of_label.tolist() == [2, 0, 0, 1, 2]
-    assert "head 1 labels (used 50-50 times)" in bins.describe()
+    assert "head 1 labels (used 50\N{EN DASH}50 times)" in bins.describe()
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30).filter(any), st.integers(1, 98), st.integers(1, 98))

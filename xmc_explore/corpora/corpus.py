@@ -66,7 +66,7 @@ class LabelBins:
         parts = []
         for i, name in enumerate(BIN_NAMES):
             f = self.frequency[self.of_label == i]
-            span = f"used {f.min():,}-{f.max():,} times" if len(f) else "empty"
+            span = f"used {f.min():,}\N{EN DASH}{f.max():,} times" if len(f) else "empty"
             parts.append(f"{name} {len(f):,} labels ({span})")
         return ", ".join(parts)
 
@@ -177,13 +177,15 @@ class Corpus:
         kind = "texts" if self.train.texts is not None else f"rows of {self.n_features:,} features"
         per_doc = self.train.labels.nnz / len(self.train)
         frequency = self.label_frequency
-        return "\n".join([
+        title, *lines = [
             f"Corpus {self.name!r}: {len(self.train):,} training and {len(self.test):,} test {kind}, "
             f"{self.n_labels:,} labels",
-            f"  {per_doc:.1f} labels a document; a label is used {frequency.mean():.1f} times on average, "
+            f"{per_doc:.1f} labels a document; a label is used {frequency.mean():.1f} times on average, "
             f"median {np.median(frequency):.0f}, most {frequency.max():,} "
             f"({self.label_names[int(frequency.argmax())]!r})",
-            f"  bins at {self.bins().edges}: {self.bins().describe()}",
-            f"  propensity A={a}, B={b}; fingerprint {self.fingerprint}",
-            textwrap.fill(self.source, 110, initial_indent="  ", subsequent_indent="    "),
-        ])
+            f"bins at {self.bins().edges}: {self.bins().describe()}",
+            f"propensity A={a}, B={b}; fingerprint {self.fingerprint}",
+            self.source,
+        ]
+        return "\n".join([title, *(textwrap.fill(row, 100, initial_indent="  ", subsequent_indent="    ")
+                                   for row in lines)])

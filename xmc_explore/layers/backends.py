@@ -9,6 +9,7 @@ To add one, write the module and add a line to `backends`.
 from __future__ import annotations
 
 import os
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -41,7 +42,8 @@ class Backends(dict):
     """Name -> `Backend`, printed as a table."""
 
     def __repr__(self) -> str:
-        return "\n".join(f"{'usable' if b.usable else 'no    '}  {b.name:<10} {b.reason}" for b in self.values())
+        rows = (f"{'usable' if b.usable else 'no    '}  {b.name:<10} {b.reason}" for b in self.values())
+        return "\n".join(textwrap.fill(row, 100, subsequent_indent=19 * " ") for row in rows)
 
 
 @cache

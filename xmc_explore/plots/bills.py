@@ -166,7 +166,7 @@ def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
     """A bar a row, a piece a part, in a unit."""
     total, at = parts.sum(axis=1), np.arange(len(parts))
     figure = panels(title, [""], title_text=unit, range=[0, 1.25 * total.max()])  # and its number behind it
-    figure.update_layout(hovermode="closest", height=max(140 + 38 * len(parts), 300))  # the legend needs its room
+    figure.update_layout(hovermode="closest", height=max(140 + 38 * len(parts), 340))  # the legend needs its room
     figure.update_yaxes(tickvals=at, ticktext=list(parts.index), range=[len(parts) - 0.5, -0.5], ticks="",
                         showgrid=False)
     start = np.zeros(len(parts))
@@ -179,8 +179,9 @@ def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
         figure.add_scatter(x=ends, y=np.repeat(at[there], 3), name=f"{part}, bar", mode="lines", showlegend=False,
                            legendgroup=part, line=dict(color=look.color, dash="solid", width=9), hoverinfo="skip")
         seen = there & (size > 0.035 * total.max())  # on a smaller piece the mark would hide the next
-        figure.add_scatter(x=(start + size / 2)[seen], y=at[seen], name=part, mode="markers", legendgroup=part,
-                           marker=dict(color=look.color, symbol=look.symbol, size=15), customdata=size[seen],
+        figure.add_scatter(x=np.where(seen, start + size / 2, np.nan), y=at, name=part, mode="markers",
+                           legendgroup=part, customdata=size,  # without a mark it is in the legend all the same
+                           marker=dict(color=look.color, symbol=look.symbol, size=15),
                            hovertemplate=f"{part} %{{customdata:.3g}} {unit}<extra></extra>")
         start += size
     figure.add_scatter(x=total, y=at, name="total", mode="text", textposition="middle right", showlegend=False,

@@ -161,7 +161,7 @@ def log_axis(values: np.ndarray) -> dict[str, Any]:
     values = values[values > 0]
     low, high = (np.log10(values.min()), np.log10(values.max())) if len(values) else (0, 1)
     if high - low > 1.5:
-        return dict(type="log", dtick=1, tickformat=",~g", minor=dict(dtick="D1", ticks="outside", ticklen=3))
+        return dict(type="log", dtick=1, tickformat=",~r", minor=dict(dtick="D1", ticks="outside", ticklen=3))
     ticks = [m * 10.0**e for e in range(int(np.floor(low)) - 1, int(np.ceil(high)) + 1) for m in (1, 2, 5)]
     return dict(type="log", tickvals=ticks, ticktext=[f"{t:,.6g}" for t in ticks])
 

@@ -72,8 +72,9 @@ class Picture:
 
     def html(self) -> str:
         """The description (unseen, for screen readers), the caption, and the table, folded away."""
+        caption = escape(self.caption).replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with a sign
         return (f'<div class="xmc-picture">{_STYLE}<p style="{_UNSEEN}">{escape(self.alt)}</p>'
-                f'<p style="margin-top:0.6em">{escape(self.caption)}</p>'
+                f'<p style="margin-top:0.6em">{caption}</p>'
                 f'<details><summary>Show as table</summary><div class="xmc-scroll" tabindex="0" role="region" '
                 f'aria-label="{escape(self.title)}: table">{_html_table(self.table, self.title)}</div></details></div>')
 

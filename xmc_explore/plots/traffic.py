@@ -82,8 +82,8 @@ def _add_slider(figure: go.Figure, walk: Walk, places: dict[str, _Place], height
         steps.append(dict(label=f"{n}: {access.kind} {access.tensor.name}", method="animate", args=[
             [str(n)], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]))
     figure.update_layout(margin_b=99, sliders=[dict(
-        active=len(steps) - 1, steps=steps, x=0, len=1, pad=dict(t=12), currentvalue=dict(prefix="step "),
-        font=dict(size=11), tickcolor=INK)])
+        active=len(steps) - 1, steps=steps, x=0, len=1, pad=dict(t=12), currentvalue=dict(prefix="step ", font_size=15),
+        font=dict(size=13), tickcolor=INK)])
 
 
 def _places(walk: Walk) -> tuple[dict[str, _Place], int, int]:
