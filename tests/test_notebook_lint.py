@@ -65,7 +65,10 @@ def test_it_opens_and_ends_as_all_do(path):
     assert first.startswith("# ")
     for words in ("**You will be able to say**", "**Before you start**", "**Minutes**", "**Machine**"):
         assert words in first
-    assert 15 <= int(re.search(r"\*\*Minutes\*\* \| (\d+)", first)[1]) <= 40
+    minutes = r"\*\*Minutes\*\* \| (\d+).*; with all exercises at most (\d+) more \|"
+    alone, exercises = re.search(minutes, first).groups()
+    assert 15 <= int(alone) <= 40
+    assert int(exercises) == sum(e.minutes for e in ex.all_exercises().values() if e.notebook == path.name[:2])
     assert "Summary" in last and "**Three questions**" in last
     assert re.findall(r"^(\d)\. ", last.split("**Three questions**")[1], re.M) == ["1", "2", "3"]
     words = "\n".join(cell.source for cell in cells(path, "markdown"))

@@ -118,7 +118,7 @@ EXERCISES = [
         hints=("`np.argsort(..., axis=None)` sorts the flattened array.",
                "Set the first so many places of a flat array of `False` to `True`, then `reshape`."),
         mistakes=(
-            Mistake("You looked at the sign", "A weight of -3 says as much as one of +3: sort by `np.abs(weight)`.",
+            Mistake("You looked at the sign", "A weight of −3 says as much as one of +3: sort by `np.abs(weight)`.",
                     _signed),
             Mistake("You dropped the largest", "The small ones matter least; the large ones stay.", _largest),
             Mistake("You dropped the same share of each label", "The layer is ranked as a whole, so that labels whose "

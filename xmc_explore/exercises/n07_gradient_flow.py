@@ -92,7 +92,7 @@ EXERCISES = [
         reference=auxiliary_weight, inputs=_schedule,
         statement=r"""Write `auxiliary_weight(step, start, cutoff)`: the weight $w$ at each of the steps in the array
 `step` (from 0), which falls along half a cosine from `start` to 0 at `cutoff` and stays there.""",
-        hints=("`np.cos` takes arrays. It falls from 1 to -1 while its argument goes from 0 to $\\pi$.",
+        hints=("`np.cos` takes arrays. It falls from 1 to −1 while its argument goes from 0 to $\\pi$.",
                "What does the cosine do after the cut-off? `np.where(step < cutoff, ..., 0.0)`."),
         mistakes=(
             Mistake("It comes back", "A cosine rises again after half a turn: from the cut-off on the weight has to "

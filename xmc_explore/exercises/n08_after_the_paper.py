@@ -125,7 +125,7 @@ from $[0, 1)$ for each: go up where it is below that distance.""",
                     "up: `chance < distance`.", _wrong_way),
             Mistake("You tossed a fair coin", "The chance to go up is the distance from below, not one half: else the "
                     "mean is always the middle.", _fair_coin),
-            Mistake("Negative numbers go the wrong way", "The lower neighbour of -0.3 is -1, not 0: `floor`, not "
+            Mistake("Negative numbers go the wrong way", "The lower neighbour of −0.3 is −1, not 0: `floor`, not "
                     "`trunc`.", _towards_zero)),
         because="A weight whose steps are a tenth of the spacing moves at every tenth try, by ten times as much. To "
                 "the nearest, it never moves."),
