@@ -658,8 +658,9 @@ def test_planted_is_learnable_but_not_trivial(seeded):
 
 @pytest.mark.parametrize(("options", "says"), [
     ({"support": 300}, "support=300 distinct features out of n_features=256"),
-    ({"support": 0}, "support must be 1 or more; got 0"),
-    ({"n_test": 0}, "n_test must be 1 or more; got 0"),
+    ({"support": 0}, "support must be 1 or more, a whole number; got 0"),
+    ({"n_test": 0}, "n_test must be 1 or more, a whole number; got 0"), ({"n_test": 2.5}, "whole number; got 2.5"),
+        ({"zipf": "1"}, "zipf must be a number; got '1'"), ({"noise": None}, "noise must be a number; got None"),
     ({"zipf": -0.1}, "zipf must be from 0 .* got -0.1"),
     ({"zipf": float("nan")}, "zipf must be from 0 .* got nan"),
     ({"noise": 1.0}, "noise .* got 1.0"),
@@ -677,3 +678,15 @@ def test_planted_refuses_what_no_corpus_can_have(options, says):
 def test_planted_works_at_its_limits(options):
     corpus = make_planted(n_train=300, n_test=50, **{"n_labels": 40} | options)
     assert np.diff(corpus.train.labels.indptr).min() >= 1
+
+
+@pytest.mark.parametrize("name", [None, 3])
+def test_a_corpus_is_asked_for_by_name_or_folder(name):
+    with pytest.raises(CorpusError, match=f"by its name or its folder; got {name}"):
+        load_corpus(name)
+
+
+@pytest.mark.parametrize("edges", [None, (0.5,), "ab", (0.8, 0.5), (float("nan"), 0.8)])
+def test_edges_that_cannot_be(edges):
+    with pytest.raises(ValueError, match="0 < head < torso < 1; got"):
+        label_bins(np.array([3, 2, 1]), edges)

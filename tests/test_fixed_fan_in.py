@@ -292,3 +292,46 @@ def test_backends_are_listed_with_reasons_and_refused_in_words():
             xe.FixedFanIn(8, 4, 2, backend=name)
     assert xe.FixedFanIn(8, 4, 2).extra_repr().startswith("in_features=8, out_features=4, fan_in=2")
     assert np.isclose(xe.FixedFanIn(8, 4, 2).sparsity, 0.75)
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("change, error, words", [
+    ({"x": None}, TypeError, "x must be a tensor; got NoneType"),
+    ({"x": np.zeros((2, 8))}, TypeError, "x must be a tensor; got ndarray"),
+    ({"weight": [[1.0]]}, TypeError, "weight must be a tensor; got list"),
+    ({"indices": None}, TypeError, "indices must be a tensor; got NoneType"),
+    ({"x": torch.zeros(2, 8).double()}, TypeError, "share one floating dtype"),
+    ({"x": torch.zeros(2, 8).long()}, TypeError, "share one floating dtype"),
+    ({"x": torch.zeros(2, 8, device="meta")}, ValueError, "on one device; got meta, cpu, cpu, cpu"),
+    ({"x": torch.zeros(2, 1)}, ValueError, "fan_in=2 exceeds in_features=1"),
+    ({"indices": torch.tensor([[0, 8], [1, 2]], dtype=torch.int16)}, ValueError, r"0..7 .* row 0 holds \[0, 8\]"),
+    ({"indices": torch.tensor([[0, 1], [-1, 2]], dtype=torch.int16)}, ValueError, r"0..7 .* row 1 holds \[-1, 2\]"),
+    ({"indices": torch.tensor([[0, 1], [2, 2]], dtype=torch.int16)}, ValueError, r"distinct; row 1 holds \[2, 2\]"),
+    ({"indices": torch.tensor([[0, 1], [2, 3]])}, TypeError, "int16 or int32; got torch.int64"),
+    ({"weight": torch.zeros(2, 0), "indices": torch.zeros(2, 0, dtype=torch.int16)}, ValueError, "fan_in must be"),
+    ({"x": torch.zeros(2, 8).to(torch.float8_e4m3fn), "weight": torch.zeros(2, 2).to(torch.float8_e4m3fn),
+      "bias": None}, TypeError, "of 16 bits or more; got torch.float8_e4m3fn"),
+])
+def test_every_backend_refuses_the_same_in_the_same_words(backend, change, error, words):
+    given = {"x": torch.zeros(2, 8), "weight": torch.zeros(2, 2), "bias": torch.zeros(2),
+             "indices": torch.tensor([[0, 1], [2, 3]], dtype=torch.int16)}
+    with pytest.raises(error, match=words):
+        fixed_fan_in(**{**given, **change}, backend=backend)
+
+
+@pytest.mark.parametrize("options, error, words", [
+    ({"dtype": torch.int32}, TypeError, "dtype must be one of torch.float32, .*; got torch.int32"),
+    ({"dtype": "float32"}, TypeError, "dtype must be one of torch.float32, .*; got float32"),
+    ({"device": "cudaa"}, ValueError, "device='cudaa' cannot be used here"),
+    ({"fan_in": 2.5}, ValueError, "fan_in must be at least 1, a whole number; got 2.5"),
+    ({"fan_in": True}, ValueError, "got True"), ({"out_features": None}, ValueError, "out_features .* got None"),
+    ({"in_features": "8"}, ValueError, "in_features .* got '8'"),
+])
+def test_a_layer_that_cannot_be_is_refused_in_words(options, error, words):
+    with pytest.raises(error, match=words):
+        xe.FixedFanIn(**{"in_features": 8, "out_features": 4, "fan_in": 2, **options})
+
+
+def test_sizes_of_numpy_and_a_device_that_is_there_will_do():
+    layer = xe.FixedFanIn(np.int64(8), np.int32(4), np.int64(2), device="cpu")
+    assert layer(torch.zeros(3, 8)).shape == (3, 4) and type(layer.fan_in) is int

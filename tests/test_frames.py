@@ -131,6 +131,8 @@ def test_groups_are_expanded_to_labels():
 def test_frames_that_are_not_there():
     with pytest.raises(IndexError, match="frame 4 of 4: this run recorded connectivity 4 times$"):
         FrameStore(recorded(3)).seek(4)
+    with pytest.raises(TypeError, match="by its number, 0 to 3, or -1 for the last; got 1.5"):
+        FrameStore(recorded(3)).seek(1.5)
     with pytest.raises(IndexError, match="its output layer is not sparse"):
         FrameStore([]).seek(-1)
     assert FrameStore([]).steps == [] and FrameStore([]).groups is None

@@ -248,7 +248,7 @@ def test_impossible_sizes(arguments, words):
         xe.GroupedFixedFanIn(*arguments)
 
 
-@pytest.mark.parametrize("order, words", [([0, 1, 2], "got shape"), ([0, 1, 1, 3], "position 1 is wrong"),
+@pytest.mark.parametrize("order, words", [([0, 1, 2], "of shape"), ([0, 1, 1, 3], "position 1 is wrong"),
                                           ([0, 1, 2, 4], "each of the labels 0..3 once")])
 def test_an_order_that_is_no_permutation(order, words):
     with pytest.raises(ValueError, match=words):
@@ -289,3 +289,20 @@ def test_state_dict_round_trip_keeps_the_groups():
     assert torch.equal(layer(x), other(x)) and torch.equal(other.group_of_label, layer.group_of_label)
     assert layer.extra_repr().startswith("in_features=9, out_features=12, fan_in=4, group_size=5")
     assert layer.sparsity == pytest.approx(5 / 9)
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"group_size": None}, "group_size .* got None"), ({"group_size": 2.5}, "group_size .* got 2.5"),
+    ({"out_features": "4"}, "out_features .* got '4'"), ({"order": torch.ones(4)}, "got torch.float32 of"),
+])
+def test_groups_that_cannot_be_are_refused_in_words(options, words):
+    with pytest.raises(ValueError, match=words):
+        xe.GroupedFixedFanIn(**{"in_features": 8, "out_features": 4, "fan_in": 2, **options})
+
+
+@pytest.mark.parametrize("backend", USABLE)
+def test_groups_take_tensors_only(backend):
+    layer = xe.GroupedFixedFanIn(8, 4, 2, 2, backend=backend)
+    for wrong in (None, [1.0], torch.zeros(2, 8).numpy()):
+        with pytest.raises(TypeError, match=f"x must be a tensor; got {type(wrong).__name__}"):
+            layer(wrong)

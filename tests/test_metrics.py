@@ -422,3 +422,8 @@ def test_the_parts_of_psp_add_up():
     got = evaluator.compute()
     for k in (1, 3, 5):
         assert sum(got[f"PSP@{k}/{name}"] for name in ("head", "torso", "tail")) == pytest.approx(got[f"PSP@{k}"])
+
+
+def test_too_few_labels_say_what_a_run_needs():
+    with pytest.raises(ValueError, match="k=5 needs at least as many labels; there are 2. .* its corpus has 5 or more"):
+        Evaluator([3, 2], 10)

@@ -63,3 +63,14 @@ def test_unknown_names_are_named_with_the_nearest():
 
 def test_live_options_are_options():
     assert set(LIVE) <= set(xe.Recipe.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("seed", "words"), [(-1, "seed must be at least 0; got -1"), (2**70, "below 2\\*\\*63")])
+def test_a_seed_that_no_generator_takes(seed, words):
+    with pytest.raises(ValueError, match=words):
+        xe.Recipe(seed=seed)
+
+
+def test_what_is_no_text_is_no_recipe():
+    with pytest.raises(ValueError, match="not a recipe: expected text, got NoneType"):
+        xe.Recipe.from_json(None)

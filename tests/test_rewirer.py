@@ -320,3 +320,23 @@ def test_rigl_grows_the_largest_summed_gradients_of_a_group():
         score[before[group].long()] = -1
         new = event.new[event.slots // 4 == group].tolist()
         assert new == score.topk(len(new)).indices.tolist()
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"interval": None}, "interval must be a whole number; got None"), ({"interval": 2.5}, "interval .* got 2.5"),
+    ({"fraction": "a"}, "fraction must be a number; got 'a'"), ({"fraction": float("nan")}, "fraction .* got nan"),
+    ({"threshold": None}, "threshold must be a number; got None"), ({"end": 2.5}, "end must be a whole number"),
+    ({"seed": None}, "seed must be a whole number; got None"),
+])
+def test_options_of_the_wrong_kind_are_refused_in_words(options, words):
+    layer = xe.FixedFanIn(8, 4, 2)
+    with pytest.raises(ValueError, match=words):
+        xe.Rewirer(layer, **{"end": 10, **options})
+
+
+def test_an_optimizer_of_other_weights_and_another_layer_are_refused():
+    layer, other = xe.FixedFanIn(8, 4, 2), torch.nn.Linear(8, 4)
+    with pytest.raises(ValueError, match="does not train the layer's weight"):
+        xe.Rewirer(layer, torch.optim.SGD(other.parameters(), 0.1), end=3)
+    with pytest.raises(TypeError, match="FixedFanIn or a GroupedFixedFanIn; got Linear"):
+        xe.Rewirer(other, end=3)

@@ -144,3 +144,15 @@ def test_two_hundred_rewires_of_five_thousand_labels_take_ten_megabytes(tmp_path
     assert size(trace.folder) <= 10
     churn = trace.history("churn")[1]
     assert abs(churn[0] - 0.15) < 0.001 and abs(churn[100] - 0.075) < 0.002  # no cheaper run than was promised
+
+
+@pytest.mark.parametrize("folder", [None, 3])
+def test_a_trace_is_loaded_from_a_folder(folder):
+    with pytest.raises(TraceError, match=f"loaded from its folder; got {folder}"):
+        xe.Trace(folder)
+
+
+def test_a_file_is_no_trace(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TraceError, match="file is not a trace: it has no run.json"):
+        xe.Trace(tmp_path / "file")

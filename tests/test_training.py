@@ -476,3 +476,46 @@ def test_everything_in_the_trace_is_plain_json_with_recipe_versions_and_fingerpr
     assert trace.label_names == corpus.label_names and np.array_equal(trace.label_frequency, corpus.label_frequency)
     for line in gzip.decompress((tmp_path / "run" / "events.jsonl.gz").read_bytes()).splitlines():
         json.loads(line, parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+
+
+@pytest.mark.parametrize("options", [{}, {"logits": "chunked"}, {"output_update": "in_place"}])
+def test_a_run_that_diverges_at_its_last_step_is_told_so(options, tmp_path):
+    with pytest.raises(TrainingError, match=r"scores of test documents are NaN or infinite after step \d+: the run has "
+                                            r"diverged; lower the learning rates \(output_lr=1e\+30"):
+        quick(steps=2, out=tmp_path / "run", output_lr=1e30, encoder_lr=1e30, warmup=0, eval_interval=1, **options)
+    assert xe.Trace(tmp_path / "run").status == "failed"
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.5, "3", True, float("nan")])
+def test_steps_are_a_whole_number(steps):
+    with pytest.raises(ValueError, match="steps must be at least 1, a whole number; got"):
+        quick(steps=steps)
+
+
+def test_steps_may_be_a_number_of_numpy():
+    assert quick(steps=np.int64(2)).steps == 2
+
+
+@pytest.mark.parametrize("device", ["cudaa", "cpu:x", 3.5])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match=f"device={device!r} cannot be used here .*leave it out for"):
+        xe.train(tiny_corpus(), device=device, steps=1, progress=False)
+
+
+@pytest.mark.parametrize(("corpus", "recipe"), [("calls-small", xe.Recipe()), (None, xe.Recipe()),
+                                                (tiny_corpus(), "SET"), (tiny_corpus(), {}),
+                                                (xe.Recipe(), tiny_corpus())])
+def test_a_run_takes_a_corpus_and_a_recipe(corpus, recipe):
+    with pytest.raises(TypeError, match="a run takes a corpus .*and a recipe .*got"):
+        xe.train(corpus, recipe, steps=1, progress=False)
+
+
+def test_a_folder_that_is_no_encoder_says_what_is_missing(tmp_path):
+    with pytest.raises(RuntimeError, match="the encoder from the folder .*config.json, weights and tokenizer"):
+        quick(tiny_corpus(), encoder="bag", encoder_model=str(tmp_path))
+
+
+def test_a_trace_below_a_file_is_refused_in_words(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="no trace can be written to .*file.*choose another folder"):
+        quick(steps=1, out=tmp_path / "file")

@@ -270,7 +270,11 @@ def _from_pretrained(cls, name: str, **options):
     try:
         with _quiet_transformers():
             return cls.from_pretrained(location, local_files_only=os.path.isdir(location), **options)
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        if os.path.isdir(location):
+            raise RuntimeError(
+                f"cannot load the encoder from the folder {name!r}: it takes config.json, weights and tokenizer, as "
+                f"save_pretrained leaves them. ({str(error).splitlines()[0]})") from error
         raise RuntimeError(
             f"cannot load the encoder {name!r}: it is neither a folder nor in the local cache, and no model hub "
             f"answers. Download it where there is a network and give the folder as encoder_model, or use "

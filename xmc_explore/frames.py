@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,8 @@ class FrameStore:
 
     def _position(self, number: int) -> int:
         n = len(self._frames)
+        if not isinstance(number, Integral):
+            raise TypeError(f"a frame is asked for by its number, 0 to {n - 1}, or -1 for the last; got {number!r}")
         if not -n <= number < n:
             raise IndexError(f"frame {number} of {n}: this run recorded connectivity {n} times"
                              + ("" if n else " (its output layer is not sparse)"))

@@ -27,6 +27,7 @@ from .layers.backends import pick
 from .layers.fixed_fan_in import FanIn
 from .layers.grouped import kernels
 from .losses import LOGIT_GRADIENTS, LOSSES
+from .metrics import NotFiniteError
 from .rounding import round_to
 
 CHUNK_ELEMENTS = 1 << 20  # at most, of the logits [B, chunk] and of the weights [chunk, D] in hand: 4 MiB in float32
@@ -413,6 +414,6 @@ def top_labels(layer: nn.Module, x: Tensor, k: int, *, chunk: int | None = None)
         scores, best = scores.topk(min(k, scores.shape[1]))
         found = found.gather(1, best)
     if not scores.isfinite().all():  # NaN counts as the highest, so none is missed
-        raise ValueError(f"{int((~scores.isfinite()).sum())} of the {scores.numel()} highest scores are NaN or "
-                         f"infinite")
+        raise NotFiniteError(f"{int((~scores.isfinite()).sum())} of the {scores.numel()} highest scores are NaN or "
+                             f"infinite")
     return scores, found

@@ -50,6 +50,10 @@ def inverse_propensity(label_frequency, n_train: int, a: float = 0.55, b: float 
     return 1 + (math.log(n_train) - 1) * (b + 1) ** a * (frequency + b) ** -a
 
 
+class NotFiniteError(ValueError):
+    """Scores that are NaN or infinite."""
+
+
 class Evaluator:
     """Accumulates metrics over batches (`update`, `update_topk`), then gives them all (`compute`).
 
@@ -67,7 +71,8 @@ class Evaluator:
         self.ks = tuple(int(k) for k in ks)
         self._max_k = max(self.ks)
         if self._max_k > self.n_labels:
-            raise ValueError(f"k={self._max_k} needs at least as many labels; there are {self.n_labels}")
+            raise ValueError(f"k={self._max_k} needs at least as many labels; there are {self.n_labels}. A run "
+                             f"measures up to k=5, so its corpus has 5 or more; an Evaluator takes smaller ones: ks=")
         self.bin_names = () if bin_of_label is None else BIN_NAMES
         bins = torch.zeros(self.n_labels).byte() if bin_of_label is None else torch.as_tensor(bin_of_label).cpu()
         if bins.shape != (self.n_labels,) or bins.is_floating_point() or not ((bins >= 0) & (bins < 3)).all():
@@ -124,8 +129,9 @@ class Evaluator:
                              f"do not fit: expected [B, {self.n_labels}]")
         # min and max show NaN and infinities without a [B, L] temporary
         if len(scores) and not all(bool(edge.isfinite()) for edge in scores.aminmax()):
-            raise ValueError(f"{int((~scores.isfinite()).sum())} of {scores.numel()} scores are NaN or infinite; for "
-                             "labels that were not scored use update_topk, with index -1 in the empty places")
+            raise NotFiniteError(
+                f"{int((~scores.isfinite()).sum())} of {scores.numel()} scores are NaN or infinite; for labels "
+                "that were not scored use update_topk, with index -1 in the empty places")
         self.update_topk(scores.topk(self.depth(excluded)).indices, labels, excluded)
 
     def depth(self, excluded: sparse.csr_array | None = None) -> int:

@@ -37,7 +37,7 @@ _SHARES = ("dropout", "rewire_fraction", "rewire_end", "aux_weight", "aux_cutoff
 _POSITIVE = ("hidden", "max_tokens", "fan_in", "group_size", "aux_clusters", "batch_size", "epochs", "loss_interval")
 _NOT_NEGATIVE = ("intermediate", "bottleneck_width", "rewire_threshold", "rewire_interval", "encoder_lr", "output_lr",
                  "intermediate_lr", "aux_lr", "lr_factor", "encoder_weight_decay", "output_weight_decay", "warmup",
-                 "eval_interval", "eval_documents", "checkpoint_interval", "probe_interval")
+                 "eval_interval", "eval_documents", "checkpoint_interval", "probe_interval", "seed")
 PROBES = ("budget", "twin", "snr")  # see `probes.GradientProbes`
 
 
@@ -143,6 +143,8 @@ class Recipe:
                 if not low <= getattr(self, name) <= high:
                     span = f"between {low} and {high}" if high == 1 else f"at least {low}"
                     raise ValueError(f"Recipe: {name} must be {span}; got {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise ValueError(f"Recipe: seed must be below 2**63; got {self.seed}")
         unknown = {name.strip() for name in self.probes.split(",")} - {*PROBES, ""}
         if unknown:
             raise ValueError(f"Recipe: probes={self.probes!r} names {', '.join(map(repr, sorted(unknown)))}; give some "
@@ -185,6 +187,8 @@ class Recipe:
     @classmethod
     def from_json(cls, text: str) -> Recipe:
         """The recipe that `to_json` wrote. Raises ValueError for text that is not one."""
+        if not isinstance(text, str):
+            raise ValueError(f"not a recipe: expected text, got {type(text).__name__}")
         try:
             options = json.loads(text)
         except json.JSONDecodeError as error:

@@ -62,7 +62,11 @@ class TraceWriter:
         self.folder = self._temporary.path if folder is None else Path(folder)
         if (self.folder / "run.json").exists():
             raise FileExistsError(f"{self.folder} already holds a trace; choose another folder, or delete that one")
-        (self.folder / "connectivity").mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / "connectivity").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"no trace can be written to {self.folder} ({error.strerror}); choose another folder"
+                          ) from None
         self.header = {
             "format": FORMAT, "recipe": json.loads(recipe.to_json()), "steps": steps, "width": width,
             "versions": versions(), "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -178,6 +182,8 @@ class Trace:
     """
 
     def __init__(self, folder: str | Path):
+        if not isinstance(folder, (str, Path)):
+            raise TraceError(f"a trace is loaded from its folder; got {folder!r}")
         self.folder = Path(folder)
         self.header = _read_json(self.folder / "run.json", f"{self.folder} is not a trace: it has no run.json")
         if self.header.get("format") not in READS:
@@ -280,7 +286,7 @@ class Trace:
             with np.load(path, allow_pickle=False) as stored:
                 counts = dict(stored)
         except Exception as error:
-            raise TraceError(f"{path}: not counts of labels ({error})") from None
+            raise TraceError(f"{path}: not counts of labels ({_reason(error)})") from None
         if f"hits@{k}" not in counts:
             known = ", ".join(name.removeprefix("hits@") for name in counts if name.startswith("hits@"))
             raise KeyError(f"k={k} was not counted; choose one of {known}")
@@ -399,7 +405,7 @@ class Trace:
                     found.append(frames.unpack({k: stored[k] for k in stored.files}))
                 frames.check(found)
             except Exception as error:
-                raise TraceError(f"{path}: not a frame of connectivity ({error})") from None
+                raise TraceError(f"{path}: not a frame of connectivity ({_reason(error)})") from None
         return found
 
     def __repr__(self) -> str:
@@ -443,10 +449,15 @@ def _write_json(path: Path, value: Any) -> None:
         beside.write_text(json.dumps(value), encoding="utf-8")
 
 
+def _reason(error: Exception) -> str:
+    """An error of numpy in words; for what it cannot read it proposes to unpickle, and nothing here ever is."""
+    return "damaged, or no arrays; copy the trace again" if "pickle" in str(error) else str(error)
+
+
 def _read_json(path: Path, if_missing: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise TraceError(if_missing) from None
     except ValueError as error:
         raise TraceError(f"{path}: not JSON ({error})") from None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from .checkpoints import State
 from .corpora import Corpus
 from .encoders import Documents
 from .layers import HeadTail
+from .layers.backends import usable_device
 from .logit_free import compute_dtype, logit_gradient, loss_by_chunks, step_in_place, top_labels
 from .losses import LOSSES
-from .metrics import Evaluator
+from .metrics import Evaluator, NotFiniteError
 from .model import Classifier
 from .probes import ConnectionProbe, GradientProbes, gradient_norms
 from .recipe import LIVE, Recipe
@@ -45,9 +47,10 @@ def train(corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = N
     `steps` defaults to the recipe's epochs. `out` is the folder of the trace; without one it is a temporary folder that
     lives as long as the returned trace. `device` defaults to CUDA where there is one, else the CPU.
     An interrupt (Ctrl-C, or the kernel's stop button) ends the run early; the trace is returned with status
-    "interrupted" and loads like any other. Raises TrainingError if the loss is not finite.
+    "interrupted" and loads like any other. Raises TrainingError if the loss or the scores are not finite, TypeError for
+    what is no corpus or no recipe, and ValueError for steps or a device that cannot be.
     """
-    return Run(corpus, recipe or Recipe(), steps=steps, out=out, device=device).finish(progress)
+    return Run(corpus, Recipe() if recipe is None else recipe, steps=steps, out=out, device=device).finish(progress)
 
 
 def _summary(record: dict[str, float], metrics: dict[str, float]) -> dict[str, str]:
@@ -72,13 +75,16 @@ class Run:
 
     def __init__(self, corpus: Corpus, recipe: Recipe, *, steps: int | None = None, out: str | Path | None = None,
                  device: str | torch.device | None = None, branched_from: dict[str, Any] | None = None):
+        if not isinstance(corpus, Corpus) or not isinstance(recipe, Recipe):
+            raise TypeError(f"a run takes a corpus (of xe.load_corpus, say) and a recipe (xe.Recipe(...)); got "
+                            f"{type(corpus).__name__} and {type(recipe).__name__}")
+        if steps is not None and (not isinstance(steps, Integral) or isinstance(steps, bool) or steps < 1):
+            raise ValueError(f"steps must be at least 1, a whole number; got {steps!r}")
         self.corpus, self.recipe = corpus, recipe
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device)
         self.batch_size = min(recipe.batch_size, len(corpus.train))
         self.batches_per_epoch = math.ceil(len(corpus.train) / self.batch_size)
-        self.steps = recipe.epochs * self.batches_per_epoch if steps is None else steps
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1; got {self.steps}")
+        self.steps = recipe.epochs * self.batches_per_epoch if steps is None else int(steps)
         self.model = Classifier(corpus, recipe).to(self.device)
         self.documents: dict[str, Documents] = {
             "train": self.model.encoder.documents(corpus.train), "test": self.model.encoder.documents(corpus.test)}
@@ -195,10 +201,13 @@ class Run:
 
     def _check_finite(self, what: str, value: float | None, number: int) -> None:
         if value is not None and not math.isfinite(value):
-            r = self.recipe
-            raise TrainingError(f"the {what} is {value} at step {number}: the run has diverged; lower the learning "
-                                f"rates (output_lr={r.output_lr}, encoder_lr={r.encoder_lr}, lr_factor={r.lr_factor}) "
-                                f"or lengthen the warm-up (warmup={r.warmup})")
+            raise self._diverged(f"the {what} is {value} at step {number}")
+
+    def _diverged(self, what: str) -> TrainingError:
+        r = self.recipe
+        return TrainingError(f"{what}: the run has diverged; lower the learning rates (output_lr={r.output_lr}, "
+                             f"encoder_lr={r.encoder_lr}, lr_factor={r.lr_factor}) or lengthen the warm-up "
+                             f"(warmup={r.warmup})")
 
     def _rewire(self) -> None:
         event = self.rewirer.step()
@@ -374,11 +383,15 @@ class Run:
             rows = chosen[start:start + size]
             x, _ = self.model.features(self.documents["test"].batch(rows, self.device))
             excluded = None if split.excluded is None else split.excluded[rows]
-            if self.recipe.chunked:
-                _, best = top_labels(self.model.label_layer, x, self.evaluator.depth(excluded))
-                self.evaluator.update_topk(best, split.labels[rows], excluded)
-            else:
-                self.evaluator.update(self.model.label_layer(x), split.labels[rows], excluded)
+            try:
+                if self.recipe.chunked:
+                    _, best = top_labels(self.model.label_layer, x, self.evaluator.depth(excluded))
+                    self.evaluator.update_topk(best, split.labels[rows], excluded)
+                else:
+                    self.evaluator.update(self.model.label_layer(x), split.labels[rows], excluded)
+            except NotFiniteError:
+                raise self._diverged(f"scores of test documents are NaN or infinite after step {self.step_number}"
+                                     ) from None
         self.last_metrics = self.evaluator.compute()
         self.trace.log("eval", step=self.step_number, split="test", final=final, metrics=self.last_metrics)
         if final:

@@ -73,9 +73,13 @@ class LabelBins:
 
 def label_bins(frequency: np.ndarray, edges: tuple[float, float] = (0.5, 0.8)) -> LabelBins:
     """Split labels into head, torso and tail by their training frequency [L]; see `LabelBins`."""
-    low, high = edges
-    if not 0 < low < high < 1:
-        raise ValueError(f"bin edges are shares of the assignments, 0 < head < torso < 1; got {edges}")
+    try:
+        low, high = edges
+        fits = bool(0 < low < high < 1)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"bin edges are shares of the assignments, 0 < head < torso < 1; got {edges!r}")
     frequency = np.asarray(frequency)
     order = np.argsort(-frequency, kind="stable")
     total = max(int(frequency.sum()), 1)

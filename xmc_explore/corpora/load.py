@@ -21,6 +21,8 @@ def load_corpus(name_or_folder: str | Path, **options) -> Corpus:
         from .planted import make_planted
 
         return make_planted(**options)
+    if not isinstance(name_or_folder, (str, Path)):
+        raise CorpusError(f"a corpus is asked for by its name or its folder; got {name_or_folder!r}")
     folder = Path(name_or_folder)
     if not folder.is_dir():
         raise CorpusError(f'{folder}: no such folder, and no built-in corpus of that name; the built-in ones are '

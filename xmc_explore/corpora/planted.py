@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import numpy as np
 from scipy.optimize import brentq
 from scipy.sparse import csr_array
@@ -33,8 +35,11 @@ def make_planted(n_train: int = 8000, n_test: int = 2000, n_labels: int = 1000, 
     """
     for name, value in (("n_train", n_train), ("n_test", n_test), ("n_labels", n_labels), ("n_features", n_features),
                         ("support", support)):
-        if value < 1:
-            raise CorpusError(f"planted: {name} must be 1 or more; got {value}")
+        if not isinstance(value, Integral) or value < 1:
+            raise CorpusError(f"planted: {name} must be 1 or more, a whole number; got {value!r}")
+    for name, value in (("zipf", zipf), ("noise", noise), ("labels_per_document", labels_per_document)):
+        if not isinstance(value, Real):
+            raise CorpusError(f"planted: {name} must be a number; got {value!r}")
     if support > n_features:
         raise CorpusError(f"planted: a label cannot depend on support={support} distinct features out of "
                           f"n_features={n_features}")

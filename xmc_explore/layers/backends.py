@@ -99,3 +99,15 @@ def pick(name: str, device: torch.device) -> Backend:
         raise RuntimeError(f"backend {name!r} runs on {'/'.join(known[name].devices)}, the tensors are on {device}; "
                            f"use backend='auto'")
     return known[name]
+
+
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device called so, or without a name CUDA where there is one, else the CPU. Raises ValueError if unusable."""
+    usual = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(usual if device is None else device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device={device!r} cannot be used here ({str(error).splitlines()[0]}); leave it out for "
+                         f"{usual!r}") from None
+    return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from .backends import pick
-from .op import fixed_fan_in, look
+from .backends import pick, usable_device
+from .op import DTYPES, fixed_fan_in, look
 
 SCORE_ELEMENTS = 1 << 22  # entries of one [labels, D] block of scores
 
@@ -43,6 +44,13 @@ def random_indices(out_features: int, in_features: int, fan_in: int, *, generato
     return found
 
 
+def checked_size(name: str, value: int) -> int:
+    """A size, if it is a whole number from 1 up; raises ValueError otherwise."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be at least 1, a whole number; got {value!r}")
+    return int(value)
+
+
 class FanIn(nn.Module):
     """What the layers with fixed fan-in share: weight [L, K], bias [L] or None, and `n_rows` rows of indices [., K].
 
@@ -52,12 +60,14 @@ class FanIn(nn.Module):
     def __init__(self, in_features: int, out_features: int, fan_in: int, n_rows: int, bias: bool, backend: str,
                  device: torch.device | str | None, dtype: torch.dtype | None):
         super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features), ("fan_in", fan_in)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+        in_features, out_features, fan_in = (checked_size(name, value) for name, value in (
+            ("in_features", in_features), ("out_features", out_features), ("fan_in", fan_in)))
         if fan_in > in_features:
             raise ValueError(f"fan_in={fan_in} exceeds in_features={in_features}: a label cannot read more features "
                              f"than there are")
+        if dtype not in (None, *DTYPES):
+            raise TypeError(f"dtype must be one of {', '.join(map(str, DTYPES))}; got {dtype}")
+        device = None if device is None else usable_device(device)
         self.in_features, self.out_features, self.fan_in, self.backend = in_features, out_features, fan_in, backend
         self.weight = nn.Parameter(torch.empty((out_features, fan_in), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
@@ -126,7 +136,7 @@ class FixedFanIn(FanIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., L]."""
-        if x.shape[-1:] != (self.in_features,):
+        if torch.is_tensor(x) and x.shape[-1:] != (self.in_features,):
             raise ValueError(f"FixedFanIn reads {self.in_features} features; x has shape {list(x.shape)}")
         return fixed_fan_in(x, self.weight, self.indices, self.bias, backend=self.backend)
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from . import reference
 from .backends import pick
-from .fixed_fan_in import FanIn
-from .op import TAGS, empty_gradients, exact, fit, look, look_order, refuse
+from .fixed_fan_in import FanIn, checked_size
+from .op import TAGS, check_tensors, empty_gradients, exact, fit, look, look_order, refuse
 
 KERNELS = {"cpu": "cpu_grouped", "triton": "triton_grouped"}  # the modules of the backends that have kernels for groups
 
@@ -85,6 +85,7 @@ def grouped_fixed_fan_in(x: Tensor, weight: Tensor, indices: Tensor, order: Tens
     once; no [L, D] tensor is made. Under autocast x is converted to the dtype of the weights.
     Raises ValueError or TypeError as `fixed_fan_in` does, and ValueError for an order that is no permutation.
     """
+    check_tensors(x, weight, indices, bias)
     n_groups = -(-len(weight) // group_size) if group_size > 0 and weight.dim() == 2 else -1
     if weight.dim() != 2 or indices.shape != (n_groups, weight.shape[1]):
         raise ValueError(f"weight must be [L, K] and indices [ceil(L / G), K] with G={group_size}; got "
@@ -111,13 +112,14 @@ class GroupedFixedFanIn(FanIn):
     def __init__(self, in_features: int, out_features: int, fan_in: int, group_size: int = 16, bias: bool = True, *,
                  order: Tensor | None = None, backend: str = "auto", generator: torch.Generator | None = None,
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None):
-        if group_size < 1:
-            raise ValueError(f"group_size must be at least 1; got {group_size}")
+        out_features = checked_size("out_features", out_features)
+        group_size = checked_size("group_size", group_size)
         n_groups = -(-out_features // group_size)
         super().__init__(in_features, out_features, fan_in, n_groups, bias, backend, device, dtype)
         order = torch.arange(out_features) if order is None else torch.as_tensor(order)
-        if order.shape != (out_features,):
-            raise ValueError(f"order must name each of the {out_features} labels once; got shape {list(order.shape)}")
+        if order.shape != (out_features,) or order.is_floating_point():
+            raise ValueError(f"order must name each of the {out_features} labels once; got {order.dtype} of shape "
+                             f"{list(order.shape)}")
         look_order(order)
         self.group_size, self.n_groups = group_size, n_groups
         self.register_buffer("order", order.to(self.weight.device, torch.int32))
@@ -128,7 +130,7 @@ class GroupedFixedFanIn(FanIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., L]."""
-        if x.shape[-1:] != (self.in_features,):
+        if torch.is_tensor(x) and x.shape[-1:] != (self.in_features,):
             raise ValueError(f"GroupedFixedFanIn reads {self.in_features} features; x has shape {list(x.shape)}")
         return grouped_fixed_fan_in(x, self.weight, self.indices, self.order, self.group_size, self.bias,
                                     backend=self.backend)

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .backends import pick
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # that the kernels compute in
 CHECKED_AT_ONCE = 1 << 22  # indices
 
 
@@ -163,12 +164,21 @@ _forward.register_autograd(_derive, setup_context=_keep)
 _backward.register_autograd(refuse, setup_context=lambda ctx, inputs, output: None)
 
 
+def check_tensors(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> None:
+    """Raise TypeError for what is no tensor."""
+    for name, given in (("x", x), ("weight", weight), ("indices", indices), ("bias", bias)):
+        if not isinstance(given, Tensor) and (given is not None or name != "bias"):
+            raise TypeError(f"{name} must be a tensor; got {type(given).__name__}")
+
+
 def fit(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> Tensor:
     """x in the dtype that it is computed in, if these arguments go together. Raises ValueError or TypeError if not."""
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias must be [L] = [{weight.shape[0]}]; got {list(bias.shape)}")
     if x.dim() == 0:
         raise ValueError("x must be [..., D]; got a scalar")
+    if weight.shape[1] < 1:
+        raise ValueError(f"fan_in must be at least 1; got weights of shape {list(weight.shape)}")
     if weight.shape[1] > x.shape[-1]:
         raise ValueError(f"fan_in={weight.shape[1]} exceeds in_features={x.shape[-1]}: a label cannot read more "
                          f"features than there are")
@@ -180,9 +190,10 @@ def fit(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> Tens
                          + ", ".join(str(t.device) for t in given))
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(weight.dtype)  # the weights keep their precision: they are few, and read once
-    if not x.is_floating_point() or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
-        raise TypeError(f"x, weight and bias must share one floating dtype; got {x.dtype}, {weight.dtype}"
-                        + (f", {bias.dtype}" if bias is not None else "") + "; convert with .to(dtype)")
+    if x.dtype not in DTYPES or x.dtype != weight.dtype or (bias is not None and bias.dtype != x.dtype):
+        raise TypeError(f"x, weight and bias must share one floating dtype, of 16 bits or more; got {x.dtype}, "
+                        f"{weight.dtype}" + (f", {bias.dtype}" if bias is not None else "")
+                        + "; convert with .to(dtype)")
     return x
 
 
@@ -197,6 +208,7 @@ def fixed_fan_in(
     Raises ValueError or TypeError, naming shapes, dtypes, devices or the first bad row of indices, for arguments that
     do not fit together. Indices are looked at again only after a write to them.
     """
+    check_tensors(x, weight, indices, bias)
     if weight.shape != indices.shape or weight.dim() != 2:
         raise ValueError(f"weight and indices must both be [L, K]; got {list(weight.shape)} and {list(indices.shape)}")
     x = fit(x, weight, indices, bias)

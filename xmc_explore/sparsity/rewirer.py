@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -44,13 +45,25 @@ class Rewirer:
     does) and the sum of their grow scores; weights and moments are set to zero for all of its labels.
     Attributes `interval`, `fraction`, `threshold`, `mode`, `grow`, `end`, `reset_moments` may be changed between steps;
     `requested = True` makes the next step rewire whatever the interval says.
-    Raises ValueError for an option that cannot be, RuntimeError if RigL is asked to rewire before it saw a batch.
+    Raises ValueError for an option that cannot be or an optimizer of other weights, TypeError for another layer,
+    RuntimeError if RigL is asked to rewire before it saw a batch.
     """
 
     def __init__(self, layer: FixedFanIn | GroupedFixedFanIn, optimizer: torch.optim.Optimizer | None = None, *,
                  drop: str | DropScore = "magnitude", grow: str | GrowScore = "random", interval: int = 100,
                  fraction: float = 0.3, threshold: float = 0.01, mode: str = "fraction", schedule: str = "cosine",
                  end: int | None = None, init: str = "zero", reset_moments: bool = True, seed: int = 0):
+        if not isinstance(layer, (FixedFanIn, GroupedFixedFanIn)):
+            raise TypeError(f"a Rewirer is for a FixedFanIn or a GroupedFixedFanIn; got {type(layer).__name__}")
+        groups = [] if optimizer is None else getattr(optimizer, "param_groups", [])
+        if optimizer is not None and not any(p is layer.weight for g in groups for p in g["params"]):
+            raise ValueError("this optimizer does not train the layer's weight, so its moments cannot be reset: give "
+                             "the one that does, or None")
+        for name, value, kind in (("interval", interval, Integral), ("end", 0 if end is None else end, Integral),
+                                  ("seed", seed, Integral), ("fraction", fraction, Real),
+                                  ("threshold", threshold, Real)):
+            if not isinstance(value, kind) or math.isnan(value):
+                raise ValueError(f"{name} must be a {'whole ' if kind is Integral else ''}number; got {value!r}")
         if schedule == "cosine" and end is None:
             raise ValueError("schedule='cosine' needs end=, the step at which rewiring stops; or use 'constant'")
         for name, value, allowed in (("mode", mode, ("fraction", "threshold")), ("init", init, ("zero", "uniform")),
