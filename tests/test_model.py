@@ -8,7 +8,7 @@ from corpus_for_tests import tiny_corpus
 import xmc_explore as xe
 from xmc_explore.encoders import BagEncoder, TokenRows, TransformerEncoder, load_tokenizer
 from xmc_explore.losses import bce, squared_hinge
-from xmc_explore.model import Classifier, first_bias
+from xmc_explore.model import Classifier, Dropout, first_bias
 
 
 def test_losses_against_their_definitions():
@@ -42,6 +42,15 @@ def test_output_layers(method, parts):
     assert model(batch).shape == (6, 30) and model.features(batch)[1] is None
     model.add_auxiliary(5)
     assert model.features(batch, with_clusters=True)[1].shape == (6, 5)
+
+
+def test_dropout_keeps_the_mean_and_draws_from_its_own_seed():
+    x, dropout = torch.ones(200, 500), Dropout(0.3, seed=1)
+    y = dropout(x)
+    torch.testing.assert_close(y.unique(), torch.tensor([0, 1 / 0.7]))
+    assert float(y.mean()) == pytest.approx(1, abs=0.01)
+    assert torch.equal(Dropout(0.3, seed=1)(x), y) and not torch.equal(dropout(x), y)
+    assert dropout.eval()(x) is x
 
 
 def test_intermediate_layer_with_and_without_non_linearity():

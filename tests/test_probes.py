@@ -218,10 +218,11 @@ def test_the_twin_begins_as_the_sparse_layer_with_fresh_weights_where_that_has_n
     assert torch.equal(probes.DenseTwin(layer, adam, xe.Recipe()).layer.weight, twin.layer.weight), "seeded"
 
 
-def test_the_twin_learns_as_a_dense_layer_would_and_the_encoder_does_not_hear_it():
+@pytest.mark.parametrize("make", [adam, torch.optim.SGD])  # to Adam all scales of a loss are alike
+def test_the_twin_learns_as_a_dense_layer_would_and_the_encoder_does_not_hear_it(make):
     layer = xe.FixedFanIn(10, 7, 10)  # all features: its twin is the same layer
     recipe = xe.Recipe(output_weight_decay=0.0)
-    twin, optimizer = probes.DenseTwin(layer, adam, recipe), adam(layer.parameters(), lr=0.5 * recipe.output_lr,
+    twin, optimizer = probes.DenseTwin(layer, make, recipe), make(layer.parameters(), lr=0.5 * recipe.output_lr,
                                                                   weight_decay=0.0)
     rows, columns = torch.tensor([0, 1, 2]), torch.tensor([3, 3, 6])
     for _ in range(3):
