@@ -95,11 +95,12 @@ def test_changes_on_the_way_are_made_again_and_later_ones_are_not():
     first.change(rewire_now=True)
     drive(first, 9)
     first.change(rewire_interval=4)  # after the frame of step 24
+    changed = first.state()
     drive(first, 4)
     first.close("interrupted")
     trace = xe.Trace.of(first.trace)
     assert trace.frames == [0, 8, 16, 24, 28]
-    branch = xe.branch(trace, 3, corpus)
+    branch = xe.branch(trace, 3, corpus, states=[changed])  # which is of that step and does not serve
     assert branch.recipe == recipe.replace(lr_factor=0.5, growth_mode="gradient")
     assert [e["step"] for e in branch.trace.events["change"]] == [10, 15]
     branch.change(rewire_interval=4)
