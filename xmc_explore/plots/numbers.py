@@ -43,6 +43,7 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
         figure.add_scatter(
             x=x, y=there + gap * (i - (len(table.columns) - 1) / 2), name=str(name), showlegend=not alone,
             mode="markers+text" if alone else "markers", text=[number(v) for v in x], textposition="middle right",
+            cliponaxis=False,  # a dot on the axis is a whole dot
             marker=dict(color=look.color, symbol=look.symbol, size=11), textfont_size=14,
             hovertemplate=f"{name} %{{x:.4~g}}<extra></extra>")
     for words, place in (marks or {}).items():
