@@ -32,8 +32,9 @@ def still(name: str, frame: Frame, bins: LabelBins, features: int, caption: str)
                 age[line] = age[line - 1] if line > top * each else 0
     share = age[..., None] / 255
     pixels = np.concatenate([(1 - share) * [128, 128, 128] + share * [204, 60, 150], 190 * (age[..., None] > 0)], -1)
+    pixels = pixels.astype(np.uint8).repeat(STILL[1] // wide, axis=1)  # or a page that keeps no style blurs them
     bands = ", ".join(f"{b} {int((bins.of_label == i).sum()):,}" for i, b in enumerate(BIN_NAMES))
     words = html.escape(f"{name + ': ' if name else ''}{caption} Rows are labels, from head to tail ({bands}); columns "
                         f"are {features:,} features; the pinker, the newer.")
-    return (f'<p><img alt="{words}" src="{png(pixels.astype(np.uint8))}" style="width:{STILL[1]}px;max-width:100%;'
+    return (f'<p><img alt="{words}" src="{png(pixels)}" style="width:{STILL[1]}px;max-width:100%;'
             f'height:{tall}px;image-rendering:pixelated"></p><p>{words}</p>')

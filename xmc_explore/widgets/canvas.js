@@ -4,6 +4,7 @@
 const FLASH = 900; // milliseconds
 const ROW = 16, COLUMN = 16; // CSS pixels of a row and of a column at most: no closer than this
 const NAMED = 11.5; // CSS pixels from which on rows have their names beside them
+const TYPE = 13; // CSS pixels: with type of another size, ROW and NAMED are as much larger
 const PLAY = 125; // milliseconds from one frame to the next, at least
 const FULL = [0, 1, 0, 1];
 const KEYS = [
@@ -182,7 +183,7 @@ function render({ model, el }) {
     const [top, bottom, left, right] = model.get("view");
     const at = top + y * (bottom - top);
     const band = edges().findLast((b) => b.top <= at) ?? edges()[0];
-    const least = { rows: Math.min(1, (canvas.clientHeight * band.height) / (ROW * band.rows)),
+    const least = { rows: Math.min(1, (canvas.clientHeight * band.height) / (large * ROW * band.rows)),
       columns: Math.min(1, canvas.clientWidth / (COLUMN * picture.width)) };
     let tall = bottom - top, wide = right - left;
     const closeRows = !columnsOnly && (factor > 1 ? tall > least.rows * 1.001 : wide > 0.999);
@@ -216,6 +217,7 @@ function render({ model, el }) {
 
   const raster = new Raster();
   let measured = null; // by the observer: to ask for a size while words change makes the browser lay out all of Lab
+  let large = 1; // how much larger than TYPE the type is, by the observer too
   const size = () => measured ?? [canvas.clientWidth, canvas.clientHeight];
   const coloring = () => (picture.pair ? "pair" : model.get("color"));
   const isLoud = () => coloring() === "change";
@@ -380,7 +382,7 @@ function render({ model, el }) {
   function bandWords() {
     const height = size()[1], [top, bottom] = model.get("view");
     const brushed = model.get("brushed");
-    const of = [height, top, bottom, brushed, equal, model.get("bands"), model.get("names"), tops];
+    const of = [height, large, top, bottom, brushed, equal, model.get("bands"), model.get("names"), tops];
     if (of.every((what, i) => what === worded[i])) return;
     worded = of;
     const tall = (row) => yOf(bottoms[row], height) - yOf(tops[row], height);
@@ -394,7 +396,7 @@ function render({ model, el }) {
       Object.assign(strip.style, { top: `${from}px`, height: `${to - from - 1}px`, borderColor: band.color });
       strip.classList.toggle("xmc-away", Boolean(brushed) && brushed !== band.name);
       const middle = (Math.max(band.top, top) + Math.min(band.top + band.height, bottom)) / 2;
-      const named = picture.labels.length > 0 && tall(rowAt(middle)) >= NAMED;
+      const named = picture.labels.length > 0 && tall(rowAt(middle)) >= large * NAMED;
       some ||= named;
       if (named) strip.setAttribute("aria-label", `${band.name}, ${count(band.rows)} labels`);
       else {
@@ -406,7 +408,7 @@ function render({ model, el }) {
     if (!some) return;
     for (let row = rowAt(top); row <= rowAt(bottom - 1e-12); row++) {
       const y = yOf(tops[row], height), middle = y + tall(row) / 2;
-      if (tall(row) < NAMED || middle < 4 || middle > height - 4) continue;
+      if (tall(row) < large * NAMED || middle < 4 || middle > height - 4) continue;
       const name = add(gutter, "span", "xmc-row");
       add(name, "bdi", "").textContent = model.get("names")[row] ?? "";
       Object.assign(name.style, { top: `${y}px`, height: `${tall(row)}px`, lineHeight: `${tall(row)}px` });
@@ -690,7 +692,14 @@ function render({ model, el }) {
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
   // Plotly follows the window and no more; what stands beside it also changes its size with Lab's side bar.
   const resized = new ResizeObserver(([{ contentRect }]) => {
+    const before = [size()[1], large], named = gutter.querySelector(".xmc-row") !== null;
     measured = [contentRect.width, contentRect.height];
+    large = parseFloat(getComputedStyle(el).fontSize) / TYPE;
+    // Rows that were brought close keep their names in larger type, and come back to what they were.
+    const [top, bottom, ...columns] = model.get("view");
+    if (named && large !== before[1] && bottom - top < 0.999) {
+      look([top, top + (bottom - top) * (before[1] / large) * (measured[1] / before[0]), ...columns]);
+    }
     redraw();
     window.dispatchEvent(new Event("resize"));
   });

@@ -16,7 +16,8 @@ from .figure import BareFigure
 
 MOST_POINTS = 500
 HEIGHT = 444  # pixels; lab.css has the same
-TICKS = [digit * 10.0**power for power in range(-6, 7) for digit in (1, 2, 5)]  # of a logarithmic axis
+TICKS, PRESENTED_TICKS = ([digit * 10.0**power for power in range(-6, 7) for digit in digits]
+                          for digits in ((1, 2, 5), (1, 3)))  # of a logarithmic axis
 ALL = Look(INK, "solid", "circle")
 
 
@@ -39,6 +40,7 @@ LINES = (
 )
 TITLES = ("loss", "P@1 and its parts, %", "encoder gradient norm", "recall@5, %",  # row by row
           "who pushes the encoder: share")
+PRESENTED_TITLES = ("loss", "P@1 in parts, %", "gradient norm", "recall@5, %", "who pushes: share")
 # Where the panels of each column stand, from top to bottom; the budget of the gradient has one once it was probed.
 TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26))
 TITLE_GAP = 0.01
@@ -80,11 +82,12 @@ class Charts:
         # To see which of its numbers would not fit, plotly measures each of them at each drawing.
         figure.update_xaxes(ticklabeloverflow="allow").update_yaxes(ticklabeloverflow="allow")
         figure.update_xaxes(nticks=5, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
-        figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), showticklabels=True)
+        figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), showticklabels=True, tickangle=0,
+                            tickformat=",")
         figure.update_yaxes(nticks=5, hoverformat=".3~g")
         figure.update_yaxes(rangemode="tozero", col=2)
         for row in (1, 2):
-            figure.update_yaxes(type="log", tickvals=TICKS, ticktext=[f"{tick:g}" for tick in TICKS], row=row, col=1)
+            figure.update_yaxes(type="log", **_ticks(TICKS), row=row, col=1)
         self._budget = False
         _arrange(figure, self._budget)
         self.figure = BareFigure(figure)
@@ -123,12 +126,17 @@ class Charts:
         with self.figure.drawing:
             return go.Figure(self.figure)
 
-    def size(self, points: int) -> None:
-        """Set the size of all type."""
+    def size(self, points: int, presented: bool = False) -> None:
+        """Set the size of all type; large type has shorter titles and fewer ticks."""
         with self.figure.drawing, self.figure.batch_update():
             self.figure.update_layout(font_size=points, legend_font_size=points, margin_t=_top(points))
             self.figure.update_annotations(font_size=points)
-            self.figure.update_xaxes(title_font_size=points)
+            self.figure.update_xaxes(title_font_size=points, nticks=4 if presented else 5)
+            self.figure.update_yaxes(nticks=3 if presented else 5, row=3, col=1)
+            for row in (1, 2):
+                self.figure.update_yaxes(**_ticks(PRESENTED_TICKS if presented else TICKS), row=row, col=1)
+            for at, title in enumerate(PRESENTED_TITLES if presented else TITLES):
+                self.figure.layout.annotations[at].text = title
 
     def _axes(self, snapshot: Snapshot) -> None:
         run, drawn = self._drawn["B"]
@@ -156,6 +164,10 @@ class Charts:
             if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                 curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
         self._drawn[which] = snapshot.run, lengths
+
+
+def _ticks(ticks: list[float]) -> dict[str, Any]:
+    return dict(tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
 
 
 def _top(points: int) -> int:

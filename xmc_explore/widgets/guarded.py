@@ -74,13 +74,19 @@ def of_this_cell() -> list[Closes]:
     return _of_cell[cell][1]
 
 
-# JupyterLab says "Loading widget..." for as long as a notebook's kernel does not know the widget: of a notebook that is
-# opened again that is for ever. What stands in for the widget hides these words (they stand alone in the node of a
-# widget, the one kind that JupyterLab marks with no MIME type) and no error, which has a class.
+# Of a notebook that is opened again JupyterLab says "Loading widget..." for ever, or, once it has asked the new kernel,
+# "Error displaying widget: model not found". What stands in for the widget hides these words: they stand alone in the
+# node of a widget, the one kind that JupyterLab marks with no MIME type. Where a notebook is not trusted, it shows the
+# plain text of a widget instead and takes the style away; so that text is empty, as all of it stands below.
 _STYLE = """<style>
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-saved)
-  .jp-OutputArea-output:not([data-mime-type], .jupyter-widgets):not(:has(*)) { display: none; }
+  .jp-OutputArea-output:not([data-mime-type]):not(:has(*)) { display: none; }
 </style>"""
+
+
+def live(widget: W.Widget) -> dict[str, Any]:
+    """What is put out of a widget right before what stands in for it."""
+    return {**widget._repr_mimebundle_(), "text/plain": ""}
 
 
 def saved(content: str) -> str:

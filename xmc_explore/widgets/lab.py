@@ -22,7 +22,7 @@ from . import sharing
 from .canvas import ConnectivityCanvas, caption_of
 from .charts import Charts
 from .engine import ENDED, Engine, Snapshot
-from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell, saved
+from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
 from .presets import PRESETS, preset_of
@@ -41,7 +41,7 @@ EVAL_INTERVAL = 100
 PENDING = {"play": "starting", "pause": "pausing", "reset": "resetting", "compare": "starting B", "branch": "branching"}
 PROBE_INTERVAL = 40  # steps; a probe of the gradient's budget takes three quarters of a step (benchmarks/NOTES.md)
 EXPORTS = "runs/exports"
-TYPE, PRESENTED_TYPE = 13, 18  # pixels; lab.css has the same
+TYPE, PRESENTED_TYPE, NARROW_TYPE = 13, 18, 15  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
               "bottleneck": "A bottleneck is dense on both sides, so there is no connectivity to draw."}
 
@@ -221,6 +221,7 @@ class Lab:
         self.charts, self.canvas = Charts(), ConnectivityCanvas()
         self.page = Page(curves=self.charts.figure.model_id)
         self.page.observe(lambda event: setattr(self.present, "value", event.new), "presenting")
+        self.page.observe(lambda _: self.present.value and self._present(True), "narrow")
         self.canvas.observe(self._frame_chosen, "frame")
         self.canvas.observe(self._space_pressed, "playing")
         toolbar = W.HBox([*list(self.buttons.values())[:4], self.many, self.buttons["Reset"], self.status, self.presets,
@@ -310,7 +311,7 @@ class Lab:
     def _present(self, on: bool) -> None:
         (self.widget.add_class if on else self.widget.remove_class)("xmc-present")
         self.page.presenting = on
-        self.charts.size(PRESENTED_TYPE if on else TYPE)
+        self.charts.size(TYPE if not on else NARROW_TYPE if self.page.narrow else PRESENTED_TYPE, presented=on)
 
     def _save_files(self, folder: str) -> None:
         if self._exporting is not None and self._exporting.is_alive():
@@ -451,7 +452,7 @@ class Lab:
         shown = a if look == "A" else b
         runs = (look, snapshot.run, None if a is None else a.run)
         if not shown.features:
-            words = "" if shown.state == "building" else NO_PICTURE.get(shown.recipe.output, "")
+            words = NO_PICTURE.get(shown.recipe.output, "")
             if self._pictured != ("no picture", words):
                 self.canvas.clear(words)
             self._pictured = "no picture", words
@@ -473,13 +474,10 @@ class Lab:
     # --- what a saved notebook keeps
 
     def _ipython_display_(self) -> None:
-        display(self._bundle(), raw=True)
+        display(live(self.widget), raw=True)
         snapshot = self.engine.snapshot
         self._saved_text = self._text(snapshot)
         self._saved = display(self._kept(snapshot), raw=True, display_id=True)
-
-    def _bundle(self) -> dict[str, Any]:
-        return {**self.widget._repr_mimebundle_(), "text/plain": repr(self)}
 
     def _save(self, snapshot: Snapshot) -> None:
         """Keep what the notebook shows when no kernel is there: after each rest, and when the laboratory is closed."""
@@ -496,7 +494,7 @@ class Lab:
             picture = still("", frame, self._bins, snapshot.features, caption_of(frame, self._bins))
         picture = picture if len(picture) <= MOST_KEPT else ""
         words = html.escape(self._text(snapshot)) + "\n  (what is left of a live laboratory: run the cell for another)"
-        return {"text/html": saved(f"{picture}<pre>{words}</pre>")}
+        return {"text/html": saved(f"{picture}<pre>{words}</pre>"), "text/plain": self._text(snapshot)}
 
     def _text(self, snapshot: Snapshot) -> str:
         return _text(self._corpus["name"], snapshot)
@@ -522,31 +520,32 @@ def _toggle(name: str, tip: str, icon: str = "") -> W.Widget:
 def _text(corpus: str, s: Snapshot) -> str:
     """What a laboratory was, for whoever cannot see it."""
     lines = [f"Lab on {corpus!r}: {method_of(s.recipe)}, seed {s.recipe.seed}",
-             f"  step {s.step} of {s.steps}, {s.rewires} rewires, {s.state}"]
+             f"  step {s.step:,} of {s.steps:,}, {s.rewires} rewires, {s.state}"]
     if s.metrics:
         shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
         lines.append("  " + ", ".join(f"{name} {s.metrics[name]:.1f}" for name in shown if name in s.metrics))
     if s.other is not None:
-        lines.append(f"  beside run A: {method_of(s.other.recipe)}, step {s.other.step}")
+        lines.append(f"  beside run A: {method_of(s.other.recipe)}, step {s.other.step:,}")
     return "\n".join(lines + [f"  {s.message}"] * bool(s.message))
 
 
 def _status(s: Snapshot, pending: str = "") -> str:
     rate = "–" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
+    rate = "" if s.state == "recorded" else f" · {rate} steps/s"
     rewires = "1 rewire" if s.rewires == 1 else f"{s.rewires} rewires"
     other = "" if s.other is None else f' data-other-step="{s.other.step}"'
     # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
     live = "off" if s.state == "playing" else "polite"
     state = PENDING.get(pending, s.state)
-    of, rest = f" of {s.steps or '…'}", f" · {rewires} · {rate} steps/s · "
+    of, rest = f" of {f'{s.steps:,}' if s.steps else '…'}", f" · {rewires}{rate}"
     return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{state}"'
-            f'{other} title="step {s.step}{of}{rest}{state}"><b>step {s.step}</b><span class="xmc-of">{of}</span>'
-            f"<span>{rest}<b>{state}</b></span></div>")
+            f'{other} title="step {s.step:,}{of}{rest} · {state}"><b>step {s.step:,}</b>'
+            f'<span class="xmc-of">{of}</span><span class="xmc-rest">{rest}</span><span> · <b>{state}</b></span></div>')
 
 
 def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> str:
     if s.state == "failed":
-        return _words(f"{s.message}. Reset starts over.", wrong=True)
+        return _words(f"{s.message[:1].upper()}{s.message[1:]}. Reset starts over.", wrong=True)
     if said:
         return _words(said, wrong)
     if s.message:
@@ -555,7 +554,7 @@ def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> st
         return _words("Building the model: the first time takes some seconds.")
     if s.other is not None:
         a = s.other
-        said = a.message if a.state == "failed" else f"A: {method_of(a.recipe)}, step {a.step} ({a.state})"
+        said = a.message if a.state == "failed" else f"A: {method_of(a.recipe)}, step {a.step:,} ({a.state})"
         changed = {name: value for name, value in vars(s.recipe).items() if value != getattr(a.recipe, name)}
         turned = ", ".join(f"{name} {value}" for name, value in changed.items()) or "the same so far: turn a knob"
         return _words(f"{said} · B: {method_of(s.recipe)}, {turned}", wrong=a.state == "failed")

@@ -37,6 +37,9 @@ function render({ model, el }) {
     }
   }
 
+  const pressed = (button) => button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
+  const TOGGLES = ".jupyter-toggle-button, .widget-toggle-button";
+
   // Of the answer to a press, Jupyter's server sends the first packet ("busy") and holds back the rest until that one
   // is acknowledged (Nagle's algorithm), for which a page that has nothing to send takes 40 ms or more. So it sends
   // something.
@@ -73,18 +76,28 @@ function render({ model, el }) {
     };
   }
   hold();
+  const NARROW = 960; // pixels; lab.css has the same
+  const sized = new ResizeObserver(([{ contentRect: { width } }]) => {
+    if (width && width <= NARROW !== model.get("narrow")) set("narrow", width <= NARROW);
+  });
 
   let due = 0;
-  const watcher = new MutationObserver(() => (clearTimeout(due), (due = setTimeout(name, 100))));
+  const watcher = new MutationObserver((changes) => {
+    for (const { target } of changes) if (target.matches?.(TOGGLES)) pressed(target);
+    clearTimeout(due);
+    due = setTimeout(name, 100);
+  });
   const watch = setInterval(() => {
     if (!lab()) return;
     clearInterval(watch);
     name();
+    for (const button of lab().querySelectorAll(TOGGLES)) pressed(button);
+    sized.observe(lab());
     for (const press of PRESSES) lab().addEventListener(press, nudge, { capture: true, passive: true });
     for (const press of ["pointerdown", ...PRESSES])
       lab().addEventListener(press, move, { capture: true, passive: true });
     for (const knobs of lab().querySelectorAll(".xmc-toolbar, .xmc-knobs, .xmc-scrubber"))
-      watcher.observe(knobs, { childList: true, subtree: true, characterData: true });
+      watcher.observe(knobs, { childList: true, subtree: true, characterData: true, attributeFilter: ["class"] });
   }, 50);
 
   model.on("change:presenting", present);
@@ -98,6 +111,7 @@ function render({ model, el }) {
     clearInterval(watch);
     watcher.disconnect();
     delete curves?.set_state;
+    sized.disconnect();
     if (model.get("presenting")) document.body.classList.remove("xmc-presenting");
   };
 }

@@ -14,6 +14,7 @@ class Page(Guarded, anywidget.AnyWidget):
     """Takes no room. While `presenting`, the page shows no code; whatever `copy` is set to goes to the clipboard."""
 
     _esm = Path(__file__).parent / "page.js"
+    narrow = traitlets.Bool(False).tag(sync=True)  # is there no room for large type?
     presenting = traitlets.Bool(False).tag(sync=True)
     copy = traitlets.List(["", 0]).tag(sync=True)  # a text, and a number that makes it another change
     curves = traitlets.Unicode().tag(sync=True)  # the model of a plotly figure that waits for a hand to rest

@@ -19,7 +19,7 @@ from ..plots.style import INK
 from ..trace import Trace
 from .canvas import ConnectivityCanvas
 from .figure import Figure
-from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell, saved
+from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
 
@@ -123,7 +123,7 @@ class Scrub:
     # --- in a notebook
 
     def _ipython_display_(self) -> None:
-        display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
+        display(live(self.widget), raw=True)
         stills = "".join(still(name if len(self._runs) > 1 else "", store.seek(-1), bins, features, canvas.caption)
                          for (name, (store, bins, _, features, _)), canvas in
                          zip(self._runs.items(), self.canvases.values(), strict=True))

@@ -19,7 +19,7 @@ from ..plots.style import BINS
 from ..plots.tail import zipf_fit
 from ..trace import Trace
 from .figure import BareFigure
-from .guarded import close_with_parts, hear_while_a_cell_runs, of_this_cell, saved
+from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .page import Page
 
 HERE = Path(__file__).parent
@@ -125,7 +125,7 @@ class LongTailExplorer:
     # --- in a notebook
 
     def _ipython_display_(self) -> None:
-        display({**self.widget._repr_mimebundle_(), "text/plain": repr(self)}, raw=True)
+        display(live(self.widget), raw=True)
         still = self._drawn
         data = base64.b64encode(still.svg().encode()).decode()
         kept = saved(f'<p><img alt="{html.escape(still.alt)}" style="max-width:100%" '
