@@ -35,9 +35,13 @@ function render({ model, el }) {
       if (readout) handle.setAttribute("aria-valuetext", readout);
       handle.parentElement?.closest("[tabindex]:not(.noUi-handle)")?.setAttribute("tabindex", "-1");
     }
+    // A slider among given values says it as text that can be edited, to no effect.
+    for (const said of lab()?.querySelectorAll(".xmc-body .widget-readout") ?? [])
+      if (said.isContentEditable) said.contentEditable = "false";
   }
 
   const pressed = (button) => button.setAttribute("aria-pressed", button.classList.contains("mod-active"));
+  const WATCHED = ["class", "contenteditable"];
   const TOGGLES = ".jupyter-toggle-button, .widget-toggle-button";
 
   // Of the answer to a press, Jupyter's server sends the first packet ("busy") and holds back the rest until that one
@@ -97,7 +101,7 @@ function render({ model, el }) {
     for (const press of ["pointerdown", ...PRESSES])
       lab().addEventListener(press, move, { capture: true, passive: true });
     for (const knobs of lab().querySelectorAll(".xmc-toolbar, .xmc-knobs, .xmc-scrubber"))
-      watcher.observe(knobs, { childList: true, subtree: true, characterData: true, attributeFilter: ["class"] });
+      watcher.observe(knobs, { childList: true, subtree: true, characterData: true, attributeFilter: WATCHED });
   }, 50);
 
   model.on("change:presenting", present);
