@@ -142,3 +142,9 @@ def test_what_came_after_the_paper_agrees_with_its_runs():
         assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
     measured, ledger = rows["measured bytes a label"], rows["predicted bytes a label"]
     assert ((measured - ledger).abs() <= 0.01 * ledger).all()
+
+
+@pytest.mark.parametrize("number", [None, "3", [1.0]])
+def test_what_was_measured_is_a_number(number):
+    with pytest.raises(ValueError, match="'tail-behind' needs a number; got"):
+        claims.paper_says({"tail-behind": number})

@@ -786,3 +786,12 @@ def test_what_a_saved_notebook_keeps(make, monkeypatch):
     painted(lab, lambda s: s.step == 26)
     lab.close()
     assert "step 26 of 5,000" in shown[-1]["text/html"]
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (dict(corpus="calls-small"), "corpus='calls-small' is no Corpus; say xe.Lab"), (dict(trace="runs/x"), "no Trace"),
+    (dict(trace=xe.load_recording("planted-set"), recipe="SET"), "recipe='SET' is no Recipe"),
+])
+def test_a_laboratory_of_something_else_is_refused_in_words(given, words):
+    with pytest.raises(TypeError, match=words):
+        Lab(**given)

@@ -231,3 +231,8 @@ def test_each_slider_changes_the_words(browser, server, trace):
     with open_notebook(browser, server, name) as opened:
         expect(opened.page.locator(".xmc-saved img")).to_be_visible(timeout=30_000)
         opened.screenshot("tail-reopened")
+
+
+def test_what_has_no_tail_is_not_explored():
+    with pytest.raises(TypeError, match="a corpus .*or a trace is explored; got 'calls-small'"):
+        xe.LongTailExplorer("calls-small")

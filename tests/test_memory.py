@@ -167,3 +167,18 @@ def test_a_bottleneck_of_equal_memory_is_one():
     width = memory.bottleneck_width(512, 4000, 8)
     sparse = memory.predicted("sparse", 512, 4000, 8)
     assert abs(memory.predicted("bottleneck", 512, 4000, width) - sparse) <= 0.5 * 16 * (4000 + 513)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("sparse", 768, 100, 900), "size=900, the fan-in, exceeds width=768"), (("dense", -1, 100), "width .* got -1"),
+    (("dense", 768, 0), "n_labels .* got 0"), (("sparse", 768, 100, None), "size .* got None"),
+    (("dense", "768", 100), "width .* got '768'"), (("dense", float("nan"), 100), "width .* got nan"),
+])
+def test_a_bill_of_sizes_that_cannot_be(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        memory.predicted(*arguments)
+
+
+def test_a_break_even_of_an_unknown_type():
+    with pytest.raises(ValueError, match="dtype='x'; choose one of 'float32'"):
+        memory.break_even(768, "x")

@@ -807,3 +807,8 @@ def test_in_a_browser_text_takes_the_theme_and_nothing_is_shared(traces, browser
     title, legend = (page.locator(s).bounding_box() for s in (".gtitle", ".legend"))
     assert title["y"] + title["height"] <= legend["y"], "the legend covers the title"
     page.close()
+
+
+def test_a_bill_of_an_unknown_data_set_says_which_there_are():
+    with pytest.raises(KeyError, match="no data set is called 'Amazon'; choose one of .*Amazon-3M"):
+        plots.memory_by_part("Amazon")

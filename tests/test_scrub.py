@@ -138,3 +138,9 @@ def test_what_cannot_be_scrubbed(traces):
         xe.scrub(dict.fromkeys("ABC", traces[0]))
     with pytest.raises(ValueError, match="cannot be compared: .* features beside"):
         xe.scrub({"A": traces[0], "B": drawn(30, 4, 20, 3)})
+
+
+@pytest.mark.parametrize("wrong", [None, "runs/first", {"A": 3}])
+def test_what_is_no_run_is_not_scrubbed(wrong):
+    with pytest.raises(TypeError, match="no trace; load one with xe.Trace"):
+        xe.scrub(wrong)

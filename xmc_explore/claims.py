@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ class Verdicts:
 def paper_says(measured: Mapping[str, float]) -> Verdicts:
     """Put what was measured, {claim: difference}, beside what the paper says and what several seeds gave here.
 
-    A difference above 0 speaks for the claim. Raises KeyError for a claim that is not known, ValueError for none.
+    A difference above 0 speaks for the claim. Raises KeyError for a claim that is not known, ValueError for none and
+    for what is no number.
     """
     if not measured:
         raise ValueError("nothing was measured: give {claim: number}; the claims are " + ", ".join(known()))
@@ -61,6 +63,8 @@ def paper_says(measured: Mapping[str, float]) -> Verdicts:
         if key not in known():
             close = difflib.get_close_matches(key, known(), 1)
             raise KeyError(f"no claim is called {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        if not isinstance(number, Real):
+            raise ValueError(f"{key!r} needs a number; got {number!r}")
         claim = known()[key]
         rows.append({
             "the claim (whose)": f"{claim['claim']} ({claim['source']})",

@@ -9,6 +9,7 @@ same for every kind of output layer, and gone in a step without logits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +40,11 @@ def transposed_bytes(width: int, slots: int) -> int:
     return slots * wide + segments * (2 * wide + 4) + 4 * (width + 1)
 
 
+def _check_dtype(dtype: str) -> None:
+    if dtype not in WEIGHT_BYTES:
+        raise ValueError(f"dtype={dtype!r}; choose one of {', '.join(map(repr, WEIGHT_BYTES))}")
+
+
 def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int = 2, gradients: bool = True,
           dtype: str = "float32", group_size: int = 1, head: int = 0, transposed: bool = False) -> dict[str, int]:
     """Bytes of an output layer in training by part: "weights", "biases", "indices", "gradients", "moments".
@@ -49,10 +55,15 @@ def parts(kind: str, width: int, n_labels: int, size: int = 0, *, moments: int =
     gradients and moments are float32. In a sparse layer `group_size` labels share a row of indices (to know which takes
     8 bytes a label), and `head` labels are dense (4 bytes a label to know which). `transposed` counts with the indices
     what the Triton backend keeps of them for its gradient of x; a step in place and groups do without. Raises
-    ValueError for a kind or dtype that is not known.
+    ValueError for a kind or dtype that is not known, and for sizes that cannot be.
     """
-    if dtype not in WEIGHT_BYTES:
-        raise ValueError(f"dtype={dtype!r}; choose one of {', '.join(map(repr, WEIGHT_BYTES))}")
+    _check_dtype(dtype)
+    for name, value in (("width", width), ("n_labels", n_labels), ("size", size)):
+        if not isinstance(value, Integral) or value < (name != "size"):
+            raise ValueError(f"{name} must be a whole number and not negative; got {value!r}")
+    if kind == "sparse" and size > width:
+        raise ValueError(f"size={size}, the fan-in, exceeds width={width}: a label cannot read more features than "
+                         f"there are")
     if kind == "dense":
         weights, biases, indices, narrow = n_labels * width, n_labels, 0, 0
     elif kind == "sparse":
@@ -86,8 +97,9 @@ def break_even(width: int, dtype: str = "bfloat16", *, moments: int = 2, gradien
     """The fan-in below which a sparse float32 layer takes fewer bytes than a dense one of `dtype` with nothing beside.
 
     The dense layer is updated in place by plain SGD (after ELMO); the sparse one as `moments` and `gradients` say, by
-    default with Adam. Biases are left out, and so are logits. Raises KeyError for an unknown dtype.
+    default with Adam. Biases are left out, and so are logits. Raises ValueError for an unknown dtype.
     """
+    _check_dtype(dtype)
     a_connection = BYTES * (1 + gradients + moments) + index_bytes(width)
     return width * WEIGHT_BYTES[dtype] / a_connection
 

@@ -108,6 +108,8 @@ def memory_by_part(dataset: str = "Amazon-3M", width: int = 768, **options: Any)
     Pieces stand in the order of the legend, each with its mark; biases count as weights. `options` are those of
     `memory.ledger`. Raises KeyError for a data set that `memory.DATASETS` does not have.
     """
+    if dataset not in memory.DATASETS:
+        raise KeyError(f"no data set is called {dataset!r}; choose one of {', '.join(memory.DATASETS)}")
     n_labels = memory.DATASETS[dataset]
     entries = pd.DataFrame(memory.ledger({dataset: n_labels}, width, **options))
     entries["part"] = entries["part"].replace({"biases": "weights"})

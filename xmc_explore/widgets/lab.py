@@ -67,7 +67,7 @@ class Lab:
     `run(steps)` trains without a click, for papermill; `trace`, `recipe` and `state` say what has come of it; `share()`
     gives a short text from which `Lab.from_text` makes the same laboratory; `export(folder)` writes figure, recipe and
     trace; `close()` ends it. Running a cell again closes what that cell had made before.
-    Raises ValueError where there is neither a corpus nor a recording, or no such preset.
+    Raises ValueError where there is neither a corpus nor a recording, or no such preset, TypeError for what is none.
     """
 
     def __init__(self, corpus: Corpus | None = None, recipe: Recipe | None = None, *, against: Recipe | None = None,
@@ -76,6 +76,11 @@ class Lab:
         if corpus is None and trace is None:
             raise ValueError("a laboratory needs a corpus to train on, xe.Lab(corpus), or a recording to look at, "
                              "xe.Lab(trace=...)")
+        for name, value, kind in (("corpus", corpus, Corpus), ("trace", trace, Trace), ("recipe", recipe, Recipe),
+                                  ("against", against, Recipe)):
+            if not isinstance(value, (kind, type(None))):
+                raise TypeError(f"{name}={value!r} is no {kind.__name__}; say xe.Lab(xe.load_corpus('calls-small'), "
+                                f"xe.Recipe.method('SET')), or xe.Lab(trace=xe.Trace(folder))")
         options = preset_of(preset).options
         beside = of_this_cell()
         if trace is not None:

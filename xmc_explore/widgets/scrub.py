@@ -145,12 +145,14 @@ def scrub(run: Trace | FrameStore | Mapping[str, Trace], *pictures: Picture, cor
     traces by name, {"A": ..., "B": ...}, side by side under one slider, with the difference at a button. Figures given
     beside it, `xe.plots.per_bin(trace)` say, follow: brushing a bin lets the lines of others fade, and a line marks
     the step.
-    Raises ValueError for a run without connectivity, and for two runs of different layers.
+    Raises ValueError for a run without connectivity, and for two runs of different layers, TypeError for no run.
     """
     runs = dict(run) if isinstance(run, Mapping) else {"run": run}
     if not 1 <= len(runs) <= 2:
         raise ValueError(f"one run or two can be scrubbed together; got {len(runs)}")
     for name, one in runs.items():
+        if not isinstance(one, (Trace, FrameStore)):
+            raise TypeError(f"{name!r} is {one!r}, no trace; load one with xe.Trace(folder) or xe.load_recording(name)")
         if not len(one.store if isinstance(one, Trace) else one):
             raise ValueError(f"{name!r} recorded no connectivity: its output layer is not sparse")
     found = Scrub(runs, pictures, corpus)

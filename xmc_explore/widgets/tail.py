@@ -50,6 +50,8 @@ class LongTailExplorer:
     """
 
     def __init__(self, source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), zipf: float | None = None):
+        if not isinstance(source, (Corpus, Trace)):
+            raise TypeError(f"a corpus (xe.load_corpus) or a trace is explored; got {source!r}")
         self._labels = _Labels(source.label_names, np.asarray(source.label_frequency))
         self._trace = source if isinstance(source, Trace) else None
         fit = zipf_fit(self._labels.label_frequency)[0]
