@@ -34,7 +34,7 @@ lab = xe.Lab(corpus, xe.Recipe(encoder="features", fan_in=32, rewire_interval=2,
 lab"""
 STEPS = 200  # of each training that is timed
 TRIES = 30  # of each control
-PAIRS, TURN = 120, 60  # pairs of turns, with the painter and without; steps of a turn
+PAIRS, TURN = 160, 60  # pairs of turns, with the painter and without; steps of a turn
 
 # Armed before a gesture: milliseconds from its own time stamp until what `selector` says has changed to something that
 # matches `first` and, later or at once, `last`, each with the animation frame that shows it.
@@ -141,23 +141,28 @@ def scrub(lab, each_way: int) -> list[float]:
 def of_controls(lab) -> list[dict]:
     """How fast a laboratory that trains answers to each control."""
     found: dict[str, list[float]] = {}
+    rng = np.random.default_rng(0)
 
-    def press(name: str, selector: str, first: str, last: str, rest: int) -> None:
+    def rest() -> None:
+        """Until the curves are drawn again, which wait for a hand to rest; to no fixed point of their rhythm."""
+        lab.page.wait_for_timeout(float(rng.uniform(600, 1400)))
+
+    def press(name: str, selector: str, first: str, last: str) -> None:
         button = lab.root.get_by_role("button", name=name, exact=True)
         times = timed(lab, button.click, selector, first, last)
         for what, ms in zip(("its first answer", "the state it asks for"), times, strict=True):
             found.setdefault(f"{name} to {what}", []).append(ms)
-        lab.page.wait_for_timeout(rest)
+        rest()
 
     rate = lab.knob("learning rates")
     for i in range(TRIES):
-        press("Pause", STATUS, "^(pausing|paused)", "^paused", 250)
-        press("Play", STATUS, "^(starting|playing)", "^playing", 400 + 37 * (i % 7))
+        press("Pause", STATUS, "^(pausing|paused)", "^paused")
+        press("Play", STATUS, "^(starting|playing)", "^playing")
         rate.focus()
         key = "ArrowLeft" if i % 2 else "ArrowRight"
         turned = timed(lab, lambda key=key: lab.page.keyboard.press(key), MESSAGE, *2 * ["From the next step"])
         found.setdefault("a knob to the words of what it does", []).append(turned[1])
-        lab.page.wait_for_timeout(300)
+        rest()
     rows = [answered(f"{what}, training", times) for what, times in found.items()]
     return [*rows, answered("the scrubber to another frame on the screen, training", scrub(lab, 3))]
 

@@ -1,7 +1,7 @@
 // Draws which features each label reads: rows are labels, columns are features. What is in sight, pointed at and lit up
 // is decided here, without the kernel. canvas.py puts canvas_message.js and canvas_draw.js in front of this file.
 
-const FLASH = 900; // milliseconds
+const FLASH = 900, GLOW = 75; // milliseconds; from one picture of it to the next, for each takes what also answers
 const ROW = 16, COLUMN = 16; // CSS pixels of a row and of a column at most: no closer than this
 const NAMED = 11.5; // CSS pixels from which on rows have their names beside them
 const TYPE = 13; // CSS pixels: with type of another size, ROW and NAMED are as much larger
@@ -303,9 +303,13 @@ function render({ model, el }) {
     }
     pen.putImageData(image, 0, 0);
     const start = performance.now();
+    let drawn = 0;
     const next = (now) => {
       const left = 1 - (now - start) / FLASH;
-      mark(Math.max(left, 0));
+      if (left <= 0 || now - drawn >= GLOW) {
+        mark(Math.max(left, 0));
+        drawn = now;
+      }
       if (left > 0) glowing = requestAnimationFrame(next);
     };
     next(start);
