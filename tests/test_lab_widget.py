@@ -141,6 +141,10 @@ def test_a_press_is_answered_before_it_is_obeyed(make, monkeypatch):
     lab.buttons["Play"].click()
     painted(lab, lambda s: s.state == "playing")
     assert begun.wait(PATIENCE)
+    lab.knobs.live["lr_factor"].value = 0.1
+    assert words(lab.message) == "From the next step on: lr_factor = 0.1." and lab.recipe.lr_factor == 1
+    lab._change(lr_factor=-1.0)
+    assert "From the next step" not in words(lab.message)  # it will be refused
     lab.buttons["Pause"].click()
     assert 'data-state="pausing"' in lab.status.value and lab.state == "playing"
     time.sleep(0.2)

@@ -389,8 +389,7 @@ class Engine:
         except ValueError as error:  # the run goes on as it was
             raise Refused(str(error)) from None
         self._recipe = recipe
-        said = ", ".join(f"{name} = {value}" for name, value in knobs.items())
-        message = "The next step will rewire." if "rewire_now" in options else f"From the next step on: {said}."
+        message = next_step(options)
         if self._snapshot.state in ENDED:
             if "rewire_now" in options:
                 raise Refused(FINISHED if self._snapshot.state == "finished" else "No run is going on.")
@@ -588,6 +587,12 @@ class Engine:
             self._changed.notify_all()
             if (before.handled, before.state) != (snapshot.handled, snapshot.state):
                 self._turned.notify_all()
+
+
+def next_step(options: dict[str, Any]) -> str:
+    """What a change of live knobs does, in words."""
+    said = ", ".join(f"{name} = {value}" for name, value in options.items())
+    return "The next step will rewire." if "rewire_now" in options else f"From the next step on: {said}."
 
 
 def _whole(steps: int) -> int:

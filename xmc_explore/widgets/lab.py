@@ -21,7 +21,7 @@ from ..trace import Trace
 from . import sharing
 from .canvas import ConnectivityCanvas, caption_of
 from .charts import Charts
-from .engine import ENDED, Engine, Snapshot
+from .engine import ENDED, Engine, Snapshot, next_step
 from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
@@ -101,6 +101,7 @@ class Lab:
         self._painted, self._said = Snapshot(version=-1), ("", False)
         self._pictured: tuple = ()  # what the canvas shows
         self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
+        self._turned: dict[str, Any] = {}  # live knobs, by the last hand on them
         self._touched = 0.0  # when a hand was last heard of
         self._rolling = False  # is a recording being played?
         self._exporting: threading.Thread | None = None
@@ -207,7 +208,7 @@ class Lab:
         for name, press in (("Play", self._play), ("Pause", self._pause), ("Step", engine.step),
                             ("+10", lambda: engine.step(self.many.value)), ("Reset", engine.reset)):
             self.buttons[name].on_click(lambda _, press=press: self._press(press))
-        self.knobs = Knobs(recipe, self.corpus, lambda **options: self._press(lambda: engine.change(**options)),
+        self.knobs = Knobs(recipe, self.corpus, self._change,
                            lambda **options: self._press(lambda: engine.plan(**options)))
         self.presets = W.Dropdown(options=list(PRESETS), value=self.preset, tooltip="Show the knobs of one lesson")
         self.knobs.show(preset_of(self.preset).knobs)
@@ -282,6 +283,10 @@ class Lab:
             self._ask()
         else:
             self.engine.play()
+
+    def _change(self, **options: Any) -> None:
+        self._turned = options
+        self._press(lambda: self.engine.change(**options))
 
     def _pause(self) -> None:
         self._rolling = False
@@ -405,8 +410,11 @@ class Lab:
         """Say in words what is so at this moment; whoever is last says the latest."""
         with self._telling:
             snapshot = self.engine.snapshot
-            self.status.value = _status(snapshot, self.engine.pending)
-            self.message.value = _message(snapshot, self._about, *self._said)
+            pending, said = self.engine.pending, self._said
+            self.status.value = _status(snapshot, pending)
+            if pending == "change" and snapshot.state in ("paused", "playing") and _fits(snapshot.recipe, self._turned):
+                said = next_step(self._turned), False  # no step can come before it
+            self.message.value = _message(snapshot, self._about, *said)
 
     def _roll(self) -> None:
         """Play a recording: on to its next frame."""
@@ -512,6 +520,14 @@ def _evaluated(recipe: Recipe, steps: int | None) -> Recipe:
     """Ten times a run is too seldom for who is watching."""
     often = recipe.eval_interval or (steps is not None and steps <= 10 * EVAL_INTERVAL)
     return recipe if often else recipe.replace(eval_interval=EVAL_INTERVAL)
+
+
+def _fits(recipe: Recipe, options: dict[str, Any]) -> bool:
+    try:
+        recipe.replace(**{name: value for name, value in options.items() if name != "rewire_now"})
+    except ValueError:
+        return False
+    return True
 
 
 def _probed(recipe: Recipe) -> bool:
