@@ -557,7 +557,7 @@ def test_everything_fits_on_a_small_screen(opened, lab, request):
 # Words of the curves that lie on others, or beyond the figure; a box of words is a little higher than they are.
 COLLIDING = """figure => {
     const all = figure.getBoundingClientRect(), found = [];
-    const kinds = '.annotation-text, .legendtext, .xtick text, .ytick text, .g-xtitle text';
+    const kinds = '.annotation-text, .legendtext, .xtick text, .ytick text, [class$="title"] text';
     const words = [...figure.querySelectorAll(kinds)]
         .filter(n => n.textContent && n.getBoundingClientRect().width)
         .map(n => [n.textContent, n.getBoundingClientRect()]);

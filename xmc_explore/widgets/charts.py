@@ -129,7 +129,8 @@ class Charts:
     def size(self, points: int, presented: bool = False) -> None:
         """Set the size of all type; large type has shorter titles and fewer ticks."""
         with self.figure.drawing, self.figure.batch_update():
-            self.figure.update_layout(font_size=points, legend_font_size=points, margin_t=_top(points))
+            self.figure.update_layout(font_size=points, legend_font_size=points, margin_t=_top(points),
+                                      margin_b=3 * points + 1, margin_l=3 * points + 5)  # of 13: as at first
             self.figure.update_annotations(font_size=points)
             self.figure.update_xaxes(title_font_size=points, nticks=4 if presented else 5)
             self.figure.update_yaxes(nticks=3 if presented else 5, row=3, col=1)
