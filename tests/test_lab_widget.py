@@ -32,6 +32,7 @@ from xmc_explore.widgets.engine import Engine
 from xmc_explore.widgets.knobs import LIVE_KNOBS
 from xmc_explore.widgets.lab import PRESENTED_TYPE, Lab
 from xmc_explore.widgets.presets import PRESETS
+from xmc_explore.widgets.scrubber import frame_at
 
 PATIENCE = 60
 
@@ -572,6 +573,41 @@ def test_two_runs_side_by_side(make):
     painted(lab, lambda s: s.other is None)
     until(lambda: not lab.charts.curve(0, "A").visible)
     assert lab.charts.curve(1).line.dash == "dashdot" and lab.run(1).steps == 26
+
+
+def test_keys_go_through_the_moments_of_two_runs_and_the_frames_of_one(make):
+    lab = make()
+    lab.run(1)
+    lab.compare.value = True
+    painted(lab, lambda s: s.other is not None and s.state == "paused" and s.run == 2)
+    lab.knobs.live["rewire_interval"].value = 20
+    lab.run(40)
+    a, b = (trace.frames for trace in lab.traces.values())
+    assert a != b
+    both = sorted({*a, *b})
+    until(lambda: lab.canvas.frames == len(both) and lab.canvas.frame == len(both) - 1)
+    for at in (0, 1, len(both) - 1, len(both) - 2):
+        lab.canvas.frame = at  # as a key of the page does
+        until(lambda: lab.scrubber.shown == both[at] and lab.canvas.frame == at)  # noqa: B023
+    for look, steps in (("A", a), ("B", b)):
+        lab.scrubber.looks.value = look
+        until(lambda: not lab.canvas.in_difference and lab.canvas.frames == len(steps))  # noqa: B023
+        for at in (0, 1, len(steps) - 1):
+            lab.canvas.frame = at
+            side = lab.engine.snapshot.other if look == "A" else lab.engine.snapshot
+            until(lambda: frame_at(side, lab.scrubber.shown) == lab.canvas._shown.number == at)  # noqa: B023
+            assert lab.canvas.frame == at
+
+
+def test_the_last_frame_is_the_last_also_where_an_earlier_one_is_on_the_screen(make):
+    lab = make()
+    lab.run(20)
+    lab.canvas.frame = 0
+    until(lambda: lab.scrubber.shown == 0)
+    lab.run(20)
+    until(lambda: lab.canvas.frames == lab.engine.snapshot.n_frames)
+    lab.canvas.frame = lab.canvas.frames - 1
+    until(lambda: lab.scrubber.step is None)
 
 
 def test_a_second_recipe_from_the_start(make):

@@ -341,10 +341,14 @@ class Lab:
         self._exporting.start()
 
     def _frame_chosen(self, event: dict[str, Any]) -> None:
-        """The arrow keys on the canvas move its frame."""
-        if threading.get_ident() != self._hand:
-            self._pictured = ()
-            self.scrubber.to_step(self.engine.snapshot.store.steps[event.new])
+        """The keys of the canvas move its frame: one of the run on it, or of all moments where it shows two."""
+        if threading.get_ident() == self._hand:
+            return
+        self._pictured, snapshot = self._pictured[:1], self.engine.snapshot
+        if self.canvas.in_difference:
+            return self.scrubber.to(event.new)
+        shown = snapshot.other if snapshot.other is not None and self.scrubber.looks.value == "A" else snapshot
+        self.scrubber.to_step(shown.store.steps[event.new])
 
     def _space_pressed(self, event: dict[str, Any]) -> None:
         if threading.get_ident() != self._hand:
@@ -473,16 +477,19 @@ class Lab:
         if look == "difference" and a.features != b.features:
             look = "B"
         frames = tuple(frame_at(side, step) for side in ((a, b) if look == "difference" else (shown,)))
-        if self._pictured == (runs, frames):
-            return
-        if self._pictured[:1] != (runs,):
-            self.canvas.begin(shown.store, self._bins, self._names, shown.features)
-        if look == "difference":
-            self.canvas.show_difference(a.store.seek(frames[0]), b.store.seek(frames[1]))
+        if self._pictured != (runs, frames):
+            if self._pictured[:1] != (runs,):
+                self.canvas.begin(shown.store, self._bins, self._names, shown.features)
+            if look == "difference":
+                self.canvas.show_difference(a.store.seek(frames[0]), b.store.seek(frames[1]))
+            else:
+                born = self._pictured[:1] == (runs,) and self.scrubber.step is None
+                self.canvas.show(frames[0], flash=born)
+            self._pictured = runs, frames
+        if look == "difference":  # its keys go through the moments of both
+            self.canvas.frame, self.canvas.frames = self.scrubber.at, self.scrubber.last + 1
         else:
-            born = self._pictured[:1] == (runs,) and self.scrubber.step is None
-            self.canvas.show(frames[0], flash=born)
-        self._pictured = runs, frames
+            self.canvas.frames = shown.n_frames
 
     # --- what a saved notebook keeps
 
