@@ -17,6 +17,7 @@ from playwright.sync_api import Locator, expect
 import xmc_explore as xe
 from xmc_explore.metrics import Evaluator
 from xmc_explore.plots.tail import zipf_fit
+from xmc_explore.widgets.figure import BareFigure
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,13 @@ def test_no_page_is_told_of_the_cloud(view):
     assert config["showSendToCloud"] is False and config["displayModeBar"] is False
     view._figure._config = {"plotlyServerURL": "https://example.org"}  # as plotly does while the widget is made
     assert view._figure._config["showSendToCloud"] is False
+
+
+def test_what_a_page_hears_first_has_no_cloud(monkeypatch):
+    first = []
+    monkeypatch.setattr(BareFigure, "open", lambda figure: first.append(figure.get_state("_config")))
+    BareFigure()
+    assert first[0]["_config"]["showSendToCloud"] is False and first[0]["_config"]["displayModeBar"] is False
 
 
 def test_close_leaves_no_widget(trace):

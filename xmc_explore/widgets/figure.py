@@ -20,10 +20,15 @@ class Figure(Guarded, go.FigureWidget):
     _js2py_traceDeltas = traitlets.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
     _js2py_layoutDelta = traitlets.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
 
+    @traitlets.default("_config")
+    def _from_the_first(self) -> dict[str, Any]:
+        """A page may draw with what it hears first."""
+        return CONFIG | ({"displayModeBar": False} if self.bare else {})
+
     @traitlets.validate("_config")
     def _ours(self, proposal: Any) -> dict[str, Any]:
-        """Plotly sets its own while the widget is made, and a page may draw with what it hears first."""
-        return proposal["value"] | CONFIG | ({"displayModeBar": False} if self.bare else {})
+        """Plotly sets its own while the widget is made."""
+        return proposal["value"] | self._from_the_first()
 
 
 class BareFigure(Figure):
