@@ -16,6 +16,7 @@ import papermill
 import pytest
 
 from xmc_explore import exercises
+from xmc_explore.numerals import MINUS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 FAST = {  # a line a notebook, at most 30 seconds each
@@ -171,7 +172,8 @@ def value(notebook: nbformat.NotebookNode, start: str) -> dict:
 
 
 def verdicts_of(notebook: nbformat.NotebookNode) -> str:
-    return next(h for h in outputs(notebook, "text/html") if "xmc-verdicts" in h)
+    """The table of verdicts, its minus signs as Python reads them."""
+    return next(h for h in outputs(notebook, "text/html") if "xmc-verdicts" in h).replace(MINUS, "-")
 
 
 def ranges_00(notebook: nbformat.NotebookNode, text: str) -> None:
@@ -225,7 +227,7 @@ def ranges_04(notebook: nbformat.NotebookNode, text: str) -> None:
 def ranges_05(notebook: nbformat.NotebookNode, text: str) -> None:
     dropped = value(notebook, "{'head'")
     assert list(dropped) == ["head", "torso", "tail"] and all(0 <= share <= 100 for share in dropped.values())
-    captions = "\n".join(outputs(notebook, "text/html"))
+    captions = "\n".join(outputs(notebook, "text/html")).replace("\N{NO-BREAK SPACE}", " ")
     found = [tuple(map(float, row)) for row in re.findall(
         r"decide them: head ([\d.]+) %, torso ([\d.]+) % and tail ([\d.]+) %; by chance", captions)]
     assert len(found) == 4 and found[0][0] > 2 * found[0][2]  # the recording: more of the head's than of the tail's
