@@ -348,12 +348,18 @@ def test_curves_travel_as_bytes_and_in_one_message(engine, sent):
     assert sent == []
 
 
-def test_nothing_is_sent_while_nothing_happens(make, sent):
+def at_rest(make, sent):
+    """A laboratory that has trained, and painted all of it, with what it sent forgotten."""
     lab = make()
     lab.run(3)
     until(lambda: lab._painted.version == lab.engine.snapshot.version)
     time.sleep(0.2)
     sent.clear()
+    return lab
+
+
+def test_nothing_is_sent_while_nothing_happens(make, sent):
+    at_rest(make, sent)
     time.sleep(0.5)
     assert sent == []
 
@@ -399,11 +405,7 @@ def test_the_curves_wait_for_a_hand_to_rest(make, monkeypatch):
 
 
 def test_the_page_is_not_sent_back_what_it_has_said(make, sent):
-    lab = make()
-    lab.run(3)
-    until(lambda: lab._painted.version == lab.engine.snapshot.version)
-    time.sleep(0.2)
-    sent.clear()
+    lab = at_rest(make, sent)
     lab.canvas.set_state({"seen": lab.canvas.tick})
     lab.charts.figure.set_state({"_js2py_layoutDelta": {"layout_delta": {}, "layout_edit_id": -1}})
     lab.charts.figure.set_state({"_js2py_traceDeltas": {"trace_deltas": [], "trace_edit_id": -1}})
