@@ -219,6 +219,13 @@ def test_the_slider_has_every_step_and_needs_no_kernel(walked):
     last = np.asarray(picture.figure.frames[13].data[0].z, float)
     assert np.array_equal(last, np.asarray(picture.figure.data[0].z, float), equal_nan=True) and (last == 3).sum() == 48
     assert picture.figure.frames[2].layout.title.text == "forward_kernel, program (2, 1), step 2: load x"
+    assert re.fullmatch(r"Program \(2, 1\) from step 0 to step 13 asks for 936 bytes and stores 192; its last step: store "
+                        r"48 numbers of y in .*", picture.caption)  # true wherever the slider stands
+    assert picture.figure.layout.height <= 455  # of a notebook at 1280 x 720 and 125 %: title and slider together
+
+
+def test_a_listing_fits_the_screen_of_a_lecturer(walked):
+    assert max(map(len, walked.listing(5).splitlines())) <= 104  # columns at 1280 x 720 and 125 %
 
 
 def test_long_vectors_are_folded(tensors):

@@ -33,8 +33,8 @@ SEGMENT = 512  # slots that one program sums: a feature that all labels read is 
 
 
 @triton.jit
-def forward_kernel(x, weight, indices, bias, y, n_labels, batch,
-                   FAN_IN: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_B: tl.constexpr, SUM: tl.constexpr):
+def forward_kernel(x, weight, indices, bias, y, n_labels, batch, FAN_IN: tl.constexpr,
+                   BLOCK_L: tl.constexpr, BLOCK_B: tl.constexpr, SUM: tl.constexpr):
     """A tile of y [L, B]: BLOCK_L labels by BLOCK_B documents, slot by slot; x is [D, B]."""
     label = tl.program_id(0) * BLOCK_L + tl.arange(0, BLOCK_L)
     doc = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)

@@ -20,6 +20,7 @@ COLORS = ("#DEDEDE", "#8FB8D4", "#0072B2", "#D55E00")  # lighter to darker; a st
 WORDS = ("not<br>touched", "touched<br>before", "loaded<br>now", "stored<br>now")
 GAP = 3  # cells between two tensors
 MOST = 40_000  # cells of a picture: it shows tiles, not sizes
+WITH_SLIDER = 450  # pixels: slider and title are on the screen together at 1280 x 720 and a zoom of 125 %
 
 
 class _Place(NamedTuple):
@@ -54,7 +55,7 @@ def memory_traffic(walk: Walk, step: int | None = None) -> Picture:
     shown = last if step is None else step % (last + 1)
     figure = go.Figure(layout=dict(
         template=TEMPLATE, title_text=_title(walk, shown), hovermode="closest", showlegend=False,
-        height=int(min(500, 150 + 4 * height)) + 75 * (step is None), margin=dict(t=64, b=24),
+        height=int(min(500, 150 + 4 * height)) if step is not None else WITH_SLIDER, margin=dict(t=64, b=24),
         xaxis=dict(showgrid=False, showline=False, ticks="", tickvals=[], range=[0, width]),
         yaxis=dict(showgrid=False, showline=False, ticks="", tickvals=[], range=[height, 0])))
     figure.add_heatmap(
@@ -69,7 +70,7 @@ def memory_traffic(walk: Walk, step: int | None = None) -> Picture:
     if step is None:
         _add_slider(figure, walk, places, height, width)
     table = pd.DataFrame(walk.table())
-    return picture(figure, _caption(walk, shown), table,
+    return picture(figure, _caption(walk, shown) if step is not None else _caption_of_all(walk), table,
                    f"Blocks of cells for the tensors {listed(walk.tensors)}; at step {shown} of {last} the code "
                    f"{table['code'][shown]} makes program {_id(walk)} {_said(walk.steps[shown])}.")
 
@@ -81,9 +82,9 @@ def _add_slider(figure: go.Figure, walk: Walk, places: dict[str, _Place], height
     for n, access in enumerate(walk.steps):
         steps.append(dict(label=f"{n}: {access.kind} {access.tensor.name}", method="animate", args=[
             [str(n)], dict(mode="immediate", frame=dict(duration=0, redraw=True), transition=dict(duration=0))]))
-    figure.update_layout(margin_b=99, sliders=[dict(
-        active=len(steps) - 1, steps=steps, x=0, len=1, pad=dict(t=12), currentvalue=dict(prefix="step ", font_size=15),
-        font=dict(size=13), tickcolor=INK)])
+    figure.update_layout(margin_b=72, sliders=[dict(
+        active=len(steps) - 1, steps=steps, x=0, len=1, pad=dict(t=12), currentvalue_visible=False, font=dict(size=13),
+        tickcolor=INK, bordercolor=INK, bgcolor=COLORS[2], activebgcolor=COLORS[3])])
 
 
 def _places(walk: Walk) -> tuple[dict[str, _Place], int, int]:
@@ -166,8 +167,20 @@ def _said(access: Access) -> str:
             f"{(access.elements < 0).sum():,} of {access.elements.size:,} lanes masked")
 
 
+def _bytes(accesses: list[Access]) -> tuple[int, int]:
+    """What was loaded, and what was stored."""
+    return tuple(sum(a.bytes for a in accesses if (a.kind == "load") == load) for load in (True, False))
+
+
 def _caption(walk: Walk, step: int) -> str:
-    past = walk.steps[:step + 1]
-    loaded, stored = (sum(a.bytes for a in past if (a.kind == "load") == load) for load in (True, False))
+    loaded, stored = _bytes(walk.steps[:step + 1])
     return (f"Step {step} of {len(walk.steps) - 1} of program {_id(walk)}: {_said(walk.steps[step])}; up to here the "
             f"program has asked for {loaded:,} bytes and stored {stored:,}.")
+
+
+def _caption_of_all(walk: Walk) -> str:
+    """For a figure whose step the reader chooses: true wherever the slider stands."""
+    loaded, stored = _bytes(walk.steps)
+    last = len(walk.steps) - 1
+    return (f"Program {_id(walk)} from step 0 to step {last} asks for {loaded:,} bytes and stores {stored:,}; its last "
+            f"step: {_said(walk.steps[last])}.")
