@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
+from plotly.colors import hex_to_rgb
 
 from ..numerals import numeral
 from .style import INK
@@ -231,16 +231,15 @@ class _Canvas:
         row = row if edges[0] < edges[-1] else len(z) - 1 - row
         shown = z[row]
         low, high = t.zmin, t.zmax
-        scale = [_rgb(c) for c in sample_colorscale([list(c) for c in t.colorscale], np.linspace(0, 1, 256).tolist())]
-        colors = np.array(scale, dtype=np.uint8)
+        at, scale = [place for place, _ in t.colorscale], np.array([_rgba(color) for _, color in t.colorscale])
+        colors = np.stack([np.interp(np.linspace(0, 1, 256), at, part) for part in scale.T], 1).astype(np.uint8)
         share = np.nan_to_num((shown - low) / ((high - low) or 1), nan=0)
-        pixels = np.concatenate([colors[np.clip(255 * share, 0, 255).astype(int)],
-                                 np.where(np.isfinite(shown), 255, 0)[..., None].astype(np.uint8)], axis=2)
+        pixels = colors[np.clip(255 * share, 0, 255).astype(int)] * np.isfinite(shown)[..., None]
         x = x_axis.at(t.x)
         place = dict(preserveAspectRatio="none", style="image-rendering:pixelated")
         self.add("image", x=float(min(x)), y=float(top), width=float(max(x) - min(x)), height=float(bottom - top),
                  href=png(pixels), **place)
-        bar, right = np.concatenate([colors[::-1, None], np.full((256, 1, 1), 255, np.uint8)], axis=2), self.right + 44
+        bar, right = colors[::-1, None], self.right + 44
         self.add("image", x=right, y=self.top, width=16.0, height=self.bottom - self.top, href=png(bar), **place)
         values = t.colorbar.tickvals or (low, (low + high) / 2, high)
         for value, text in zip(values, t.colorbar.ticktext or [numeral(v) for v in values], strict=True):
@@ -300,8 +299,9 @@ def _lines(text: str) -> list[str]:
     return [re.sub(r"<[^>]+>", "", line) for line in str(text).split("<br>")]
 
 
-def _rgb(color: str) -> tuple[float, ...]:
-    return hex_to_rgb(color) if color.startswith("#") else unlabel_rgb(color)
+def _rgba(color: str) -> tuple[float, ...]:
+    red, green, blue, *alpha = hex_to_rgb(color) if color.startswith("#") else map(float, re.findall(r"[\d.]+", color))
+    return red, green, blue, 255 * (alpha[0] if alpha else 1)
 
 
 def png(pixels: np.ndarray) -> str:

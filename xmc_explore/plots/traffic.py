@@ -11,12 +11,13 @@ import plotly.graph_objects as go
 
 from .drawing import listed, picture
 from .picture import Picture
-from .style import INK, TEMPLATE
+from .style import GRID, INK, TEMPLATE
 
 if TYPE_CHECKING:  # a walk is made where Triton is; its figure needs none
     from ..layers.walk import Access, Memory, Walk
 
-COLORS = ("#DEDEDE", "#8FB8D4", "#0072B2", "#D55E00")  # lighter to darker; a store apart from both
+# What was not touched stays in the background of a light and of a dark page; a store is apart from both loads.
+COLORS = (GRID, "#8FB8D4", "#0072B2", "#D55E00")
 WORDS = ("not<br>touched", "touched<br>before", "loaded<br>now", "stored<br>now")
 GAP = 3  # cells between two tensors
 MOST = 40_000  # cells of a picture: it shows tiles, not sizes
