@@ -25,7 +25,7 @@ from scipy import stats
 import xmc_explore as xe
 from benchmarks.machine import RESULTS, write, write_text
 from xmc_explore.claims import SIGNED
-from xmc_explore.numerals import numeral
+from xmc_explore.wording import numeral
 
 RUNS = RESULTS / "claims_runs.csv"
 DATA = RESULTS.parent.parent / "data" / "claims.json"

@@ -16,7 +16,7 @@ import papermill
 import pytest
 
 from xmc_explore import exercises
-from xmc_explore.numerals import MINUS
+from xmc_explore.wording import MINUS
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 FAST = {  # a line a notebook, at most 30 seconds each

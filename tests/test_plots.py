@@ -695,6 +695,24 @@ def test_what_a_run_did_not_record_is_said_in_words(traces, stopped):
         plots.memory_by_method({})
 
 
+@pytest.mark.parametrize("name", ["age", "by_sparsity", "churn", "churn_by_frequency", "compare", "connectivity",
+                                  "dense_twin", "exploration", "gather", "gradient_budget", "gradient_by_block",
+                                  "gradient_norm", "in_degree", "in_degree_drift", "learning", "loss", "magnitudes",
+                                  "memory_of_run", "per_bin", "planted_support", "precision", "survival"])
+def test_a_figure_of_no_trace_says_what_it_wants(name):
+    with pytest.raises(ValueError, match="give traces.*got NoneType"):
+        getattr(plots, name)(None)
+
+
+def test_figures_of_other_things_say_what_they_want(traces, corpus):
+    with pytest.raises(ValueError, match="give a corpus or a trace; got NoneType"):
+        plots.long_tail(None)
+    with pytest.raises(ValueError, match="give traces.*got NoneType"):
+        plots.overlap(None, corpus)
+    with pytest.raises(ValueError, match="got NoneType for the corpus"):
+        plots.overlap(traces["SET"], None)
+
+
 def test_runs_without_the_quantity_are_left_out_of_a_comparison(traces, stopped):
     names = {t.name for t in plots.gradient_norm({"a": traces["SET"], "b": traces["features"]}, smooth=1).figure.data}
     assert names == {"a"}

@@ -9,7 +9,6 @@ measures and writes it; its table with all conditions is `benchmarks/results/cla
 
 from __future__ import annotations
 
-import difflib
 import html
 import json
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from .numerals import numeral
+from .wording import did_you_mean, numeral
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "claims.json"
 
@@ -61,8 +60,7 @@ def paper_says(measured: Mapping[str, float]) -> Verdicts:
     rows = []
     for key, number in measured.items():
         if key not in known():
-            close = difflib.get_close_matches(key, known(), 1)
-            raise KeyError(f"no claim is called {key!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise KeyError(f"no claim is called {key!r}{did_you_mean(key, known())}")
         if not isinstance(number, Real):
             raise ValueError(f"{key!r} needs a number; got {number!r}")
         claim = known()[key]

@@ -99,7 +99,7 @@ class FrameStore:
             raise TypeError(f"a frame is asked for by its number, 0 to {n - 1}, or -1 for the last; got {number!r}")
         if not -n <= number < n:
             raise IndexError(f"frame {number} of {n}: this run recorded connectivity {n} times"
-                             + ("" if n else " (its output layer is not sparse)"))
+                             + ("" if n else " (its output layer is not sparse, or its first file is gone)"))
         return number % n
 
     def _state(self, number: int) -> tuple[np.ndarray, np.ndarray]:

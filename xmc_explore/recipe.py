@@ -6,10 +6,11 @@ recipe means the same thing for 200 steps and for 200,000.
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
+
+from .wording import did_you_mean
 
 _CHOICES = {
     "encoder": ("bag", "transformer", "features"),
@@ -224,8 +225,7 @@ def _check_names(options: dict[str, Any]) -> None:
     known = [f.name for f in fields(Recipe)]
     for name in options:
         if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            raise ValueError(f"Recipe has no option {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(f"Recipe has no option {name!r}{did_you_mean(name, known)}")
 
 
 # The options that a running run can change; every other needs a new model or a new order of the data.

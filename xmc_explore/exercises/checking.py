@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..numerals import numeral
+from ..wording import numeral
 from .exercise import Exercise, Knob, Prediction, WriteFunction, WriteKernel
 from .progress import record
 from .registry import find

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from functools import cache
 from importlib import import_module
 
+from ..wording import did_you_mean
 from .exercise import Exercise
 
 _MACHINERY = {"exercise", "registry", "progress", "checking"}
@@ -32,8 +32,7 @@ def find(name: str, kind: type[Exercise] = Exercise) -> Exercise:
     if not isinstance(name, str):
         raise TypeError(f"an exercise is asked for by its name, as in ex.show({next(iter(known))!r}); got {name!r}")
     if name not in known:
-        close = difflib.get_close_matches(name, known, 1)
-        raise KeyError(f"no exercise is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        raise KeyError(f"no exercise is called {name!r}{did_you_mean(name, known)}")
     if not isinstance(known[name], kind):
         use = {"WriteFunction": "check", "Prediction": "predict", "Knob": "reach"}[type(known[name]).__name__]
         raise TypeError(f"exercise {name!r} is answered with {use}(...)")

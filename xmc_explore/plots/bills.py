@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from .. import memory
 from ..trace import Trace
-from .drawing import line, listed, log_axis, method_of, number, panels, picture
+from .drawing import line, listed, log_axis, method_of, number, panels, picture, runs_of
 from .picture import Picture
 from .style import AUXILIARY, DENSE, INK, METHODS, RUNS
 
@@ -131,6 +131,7 @@ def memory_of_run(trace: Trace) -> Picture:
     measured, without logits, after its first step. Raises ValueError for a run whose output layer is not a sparse one
     of single labels, trained with an optimizer and logits.
     """
+    runs_of(trace)  # refuses what is no trace
     recipe, n_labels = trace.recipe, len(trace.label_frequency)
     if (recipe.output, recipe.output_update, recipe.logits, recipe.group_size) != ("sparse", "optimizer", "plain", 1) \
             or recipe.head_share or recipe.output_dtype != "float32":

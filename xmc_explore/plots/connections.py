@@ -9,7 +9,7 @@ from plotly.colors import sample_colorscale
 from .. import probes
 from ..corpora import BIN_NAMES, Corpus, LabelBins
 from ..trace import Trace
-from .drawing import level, line, listed, log_axis, number, panels, percent, picture, table_of
+from .drawing import level, line, listed, log_axis, number, panels, percent, picture, runs_of, table_of
 from .picture import Picture
 from .style import ALL_LABELS, BINS, DENSE, RUNS
 
@@ -350,6 +350,9 @@ def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
     Of each bin the `pairs` pairs that go together most (see `probes.related_pairs`), in the bin of their rarer label,
     and the same labels with their partners shuffled. Raises ValueError for another corpus than the trace's.
     """
+    runs_of(trace)
+    if not isinstance(corpus, Corpus):
+        raise ValueError(f"give the trace and its corpus; got {type(corpus).__name__} for the corpus")
     if corpus.fingerprint != trace.header["corpus"]["fingerprint"]:
         raise ValueError(f"this trace is of corpus {trace.header['corpus']['name']!r} with fingerprint "
                          f"{trace.header['corpus']['fingerprint']}, not of {corpus.name!r} with {corpus.fingerprint}")
@@ -385,12 +388,14 @@ def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
 
 
 def _first_indices(trace: Trace) -> np.ndarray:
+    runs_of(trace)  # refuses what is no trace
     if trace.frames:
         return trace.connectivity(0)
     if trace.recipe.output != "sparse":
         raise ValueError(f"the output layer of this run is {trace.recipe.output}: every label reads every feature, so "
                          "there is no connectivity to draw; use a run with output='sparse'")
-    raise ValueError("this run was stopped before its connectivity was recorded")
+    raise ValueError("this run has no connectivity to draw: "
+                     + ("; ".join(trace.notes) or "it was stopped before any was recorded"))
 
 
 def _rewired(trace: Trace) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..numerals import numeral
+from ..wording import numeral
 from ..recipe import Recipe
 from ..trace import Trace
 from .picture import Picture

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from ..numerals import numeral
+from ..wording import numeral
 from .static import svg
 from .style import CONFIG
 

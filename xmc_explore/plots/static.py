@@ -18,7 +18,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from ..numerals import numeral
+from ..wording import numeral
 from .style import INK
 
 WIDTH = 900

@@ -19,9 +19,11 @@ def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), z
     """Training documents of each label by rank, on logarithmic axes, with head, torso and tail at `edges`.
 
     With `zipf` also the ideal law of that exponent, the frequency of rank r in proportion to r^-zipf, over as many
-    labels and assignments as there are; what leaves the picture is not drawn. Raises ValueError for edges that do not
-    rise within (0, 1), for a negative exponent, and for a law over fewer than two labels.
+    labels and assignments as there are; what leaves the picture is not drawn. Raises ValueError for what has no labels,
+    for edges that do not rise within (0, 1), for a negative exponent, and for a law over fewer than two labels.
     """
+    if not isinstance(source, Corpus | Trace):
+        raise ValueError(f"give a corpus or a trace; got {type(source).__name__}")
     names, frequency = source.label_names, np.asarray(source.label_frequency)
     of_label = label_bins(frequency, edges).of_label
     order = np.argsort(-frequency, kind="stable")

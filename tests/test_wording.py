@@ -7,7 +7,7 @@ import re
 import pytest
 
 import xmc_explore as xe
-from xmc_explore.numerals import numeral
+from xmc_explore.wording import did_you_mean, numeral
 
 
 @pytest.mark.parametrize(("value", "form", "text"), [
@@ -24,3 +24,8 @@ def test_no_number_that_a_student_sees_has_a_hyphen_for_a_minus():
     for text in (verdicts._repr_html_(), repr(verdicts), picture.caption, picture.alt, picture.html(), picture.svg()):
         words = re.sub(r"<[^>]*>", " ", text)
         assert "\N{MINUS SIGN}1.5" in words and not re.search(r"(?<![\w.])-\d", words)
+
+
+def test_a_near_name_is_guessed_and_a_far_one_is_not():
+    assert did_you_mean("fanin", ["fan_in", "loss"]) == "; did you mean 'fan_in'?"
+    assert did_you_mean("x", iter(["fan_in", "loss"])) == ""

@@ -1,6 +1,12 @@
-"""Numbers as a reader sees them: one way, with a true minus sign. A hyphen is shorter, and is lost beside a digit."""
+"""What messages and pictures have in common in their words: numbers with a true minus sign, and a guess at a name.
+
+A hyphen is shorter than a minus, and is lost beside a digit.
+"""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -15,3 +21,9 @@ def numeral(value: float, form: str = ".3g") -> str:
     if not text.startswith("-"):
         return text
     return MINUS + text[1:] if text.strip("-0.,") else text[1:]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about a name that is not known: "; did you mean 'fan_in'?", or nothing if none is near."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
