@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from ..wording import numeral
 from ..recipe import Recipe
 from ..trace import Trace
+from ..wording import numeral
 from .picture import Picture
 from .style import AUXILIARY, INK, TEMPLATE, Look, looks_of
 
