@@ -190,7 +190,8 @@ def churn_by_frequency(trace: Trace) -> Picture:
 
     A dot is the mean over labels of like frequency, in at most 45 groups of labels; rare labels are many.
     """
-    moved = probes.replaced(trace.store) / _rewired(trace).shape[1]
+    fan_in = _rewired(trace).shape[1]
+    moved = probes.replaced(trace.store) / fan_in
     of_label, frequency = _of_label(trace), trace.label_frequency
     figure = panels("Do connections of rare labels move more often?", ["replacements a slot"],
                     title_text="training documents of the label (log scale)", hoverformat=",.0f",
