@@ -38,7 +38,7 @@ FIGURES = {  # at least so many
     "03": 5,
     "04": 6,
     "05": 10,
-    "06": 11,
+    "06": 12,
     "07": 10,
     "08": 5,
     "09": 10,
@@ -237,6 +237,9 @@ def ranges_05(notebook: nbformat.NotebookNode, text: str) -> None:
 def ranges_06(notebook: nbformat.NotebookNode, text: str) -> None:
     alive = value(notebook, "{'head': [")
     assert alive["head"][0] < alive["tail"][0] < 0.6  # most of what is grown in the recording dies at once
+    captions = "\n".join(outputs(notebook, "text/html"))
+    at_work, = set(re.findall(r"biases prior: others \((\d+)\)", captions))
+    assert 256 < int(at_work) <= 512  # features of a run whose biases start at the prior
     head, tail = map(float, re.search(r"^Adam on planted +([\d.]+) +[\d.]+ +([\d.]+)", text, re.M).groups())
     assert tail > head
     assert "\n".join(outputs(notebook, "text/html")).count("Over all seeds") == 5

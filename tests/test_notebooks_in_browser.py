@@ -36,7 +36,7 @@ LEAST = {
     "04": dict(steps=2, fold=21, figure=5, tool=30, legend=2),
     "05": dict(button=20, slider=3, choice=6, tick=1, words=2, fold=21, canvas=1, figure=10, tool=54, legend=22,
                present=1),
-    "06": dict(fold=19, figure=9, tool=54, legend=24),
+    "06": dict(fold=20, figure=10, tool=60, legend=27),
     "07": dict(button=19, slider=4, choice=3, tick=1, words=2, fold=18, canvas=1, figure=10, tool=54, legend=19,
                present=1),
     "08": dict(fold=10, figure=4, tool=24, legend=11),
