@@ -118,7 +118,8 @@ def connectivity(trace: Trace, frame: int = -1, value: str = "connections") -> P
     else:
         caption = f"At the start there are {count.sum():,} connections, {fan_in} for each label: {listed(said)}."
     table = pd.DataFrame({
-        "labels by frequency": [f"{a:,}\N{EN DASH}{b:,}" for a, b in zip(rows["first"], rows["last"], strict=True)],
+        "labels by frequency": [f"{a:,}" + f"\N{EN DASH}{b:,}" * (a != b)
+                                for a, b in zip(rows["first"], rows["last"], strict=True)],
         "bin": rows.bin, "connections": count.sum(1), "not there at the start": moved.sum(1), "born here": born})
     return picture(figure, caption, table,
                    f"Raster of {len(rows)} rows of labels, most frequent first, by {columns} columns of features; "

@@ -92,7 +92,7 @@ class Picture:
 def _html_table(table: pd.DataFrame, title: str) -> str:
     """A table whose header cells say what they head, evenly thinned to `ROWS` rows."""
     chosen = np.unique(np.linspace(0, len(table) - 1, min(len(table), ROWS)).round().astype(int)) if len(table) else []
-    note = f": {len(chosen)} of {len(table):,} rows, evenly spaced" if len(chosen) < len(table) else ""
+    note = f" ({len(chosen)} of {len(table):,} rows, evenly spaced)" if len(chosen) < len(table) else ""
     head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in table.columns)
     rows = []
     for row in table.iloc[chosen].itertuples(index=False, name=None):
