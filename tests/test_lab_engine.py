@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import subprocess
 import sys
 import threading
@@ -374,6 +375,33 @@ def test_a_branch_of_a_recording_needs_its_corpus(make):
     assert losses(engine).tolist() == trace.history("loss")[1].tolist()
 
 
+def test_a_run_beside_a_recording_needs_its_corpus(make):
+    trace = xe.train(CORPUS, RECIPE, steps=25, progress=False)
+    for corpus in (None, Corpus("another", split(300, 2), split(60, 1), CORPUS.label_names)):
+        engine = Engine(corpus, trace=trace)
+        engine.start()
+        engine.compare()
+        snapshot = wait(engine, lambda s: "No run beside it: " in s.message)
+        assert snapshot.state == "recorded" and snapshot.other is None and "give" in snapshot.message
+        engine.close()
+
+
+def test_what_a_knob_says_and_b_does_not_take_goes_on_waiting(make):
+    engine = make()
+    engine.run_for(12)
+    engine.plan(fan_in=2)
+    engine.branch(1)
+    snapshot = wait(engine, lambda s: s.run == 2 and s.state == "paused")
+    assert snapshot.recipe.fan_in == 4 and snapshot.planned == {"fan_in": 2}
+    engine.plan(seed=3)
+    engine.compare()
+    snapshot = wait(engine, lambda s: s.run == 3 and s.state == "paused")
+    assert snapshot.recipe.fan_in == 2 and snapshot.planned == {"seed": 3}  # B has the seed of A
+    engine.reset()
+    snapshot = wait(engine, lambda s: s.run == 4 and s.state == "paused")
+    assert (snapshot.recipe.seed, snapshot.other.recipe.seed, snapshot.planned) == (3, 3, {})
+
+
 def test_a_run_without_frames_has_no_branch(make):
     engine = make(RECIPE.replace(output="dense"))
     engine.run_for(2)
@@ -410,6 +438,49 @@ def test_a_run_that_cannot_be_built_fails_in_words_and_reset_starts_another(make
         engine.trace()
     engine.reset(RECIPE)
     assert wait(engine, lambda s: s.state == "paused").steps == 5000
+
+
+def test_a_run_whose_folder_is_gone_fails_in_words_and_its_thread_goes_on(make, tmp_path):
+    folder = tmp_path / "run"
+    engine = make(out=folder)
+    engine.run_for(12)
+    shutil.rmtree(folder)
+    engine.branch(1)
+    assert "No branch" in wait(engine, lambda s: "No branch" in s.message).message
+    engine.play()
+    snapshot = wait(engine, lambda s: s.state == "failed")
+    assert snapshot.message == f"the run can no longer be recorded in {folder} (No such file or directory)"
+    assert len(engine_threads()) == 1 and snapshot.store.steps == [0, 10]
+    engine.reset()
+    assert wait(engine, lambda s: s.run == 2 and s.state == "paused").step == 0
+    assert engine.run_for(12).n_frames == 2 and engine.trace().folder == folder
+    engine.compare()  # A and B, and with all of it gone both start over, and end
+    wait(engine, lambda s: s.other is not None and s.state == "paused")
+    for gone in tmp_path.iterdir():
+        shutil.rmtree(gone)
+    engine.reset()
+    assert wait(engine, lambda s: s.run == 4 and s.state == "paused").other.step == 0
+    assert engine.run_for(3).other.step == 3
+    for gone in tmp_path.iterdir():
+        shutil.rmtree(gone)
+    engine.close()
+    assert engine.snapshot.state == "stopped" and engine_threads() == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_fails_in_words_and_reset_starts_another(make):
+    engine = make()
+    engine.run_for(5)
+    record = engine._run.trace
+    record._file.close()
+    record._file = open("/dev/full", "w")
+    engine.play()
+    snapshot = wait(engine, lambda s: s.state == "failed")
+    assert snapshot.message == f"the run can no longer be recorded in {record.folder} (No space left on device)"
+    assert record._file.closed
+    engine.reset()
+    wait(engine, lambda s: s.run == 2 and s.state == "paused")
+    assert engine.run_for(12).step == 12
 
 
 def test_any_error_of_a_step_reaches_the_snapshot(make, monkeypatch):

@@ -452,6 +452,19 @@ def test_a_failure_is_shown_and_raised_and_reset_heals(make):
     assert lab.run(5).steps == 5 and 'role="alert"' not in lab.message.value
 
 
+def test_after_a_failure_a_press_still_finds_words(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "find_browser", lambda: None)
+    lab = make(RECIPE.replace(lr_factor=1e30, warmup=0, aux_weight=0.0, output_optimizer="sgd"))
+    built(lab)
+    lab.presets.value = "loss"
+    lab.buttons["Play"].click()
+    until(lambda: "diverged" in words(lab.message))
+    lab.knobs.live["lr_factor"].value = 0.1
+    until(lambda: words(lab.message) == "This run has ended: the change waits for Reset. Reset starts over.")
+    lab._save_files(str(tmp_path))
+    until(lambda: "Saved in" in words(lab.message))
+
+
 def test_play_after_the_end_says_what_to_do(make):
     lab = make(steps=5)
     lab.run(5)
@@ -520,6 +533,20 @@ def test_the_scrubber_follows_the_run_unless_it_was_moved_back(make):
     assert (lab.scrubber.slider.value, lab.scrubber.step) == (5, None)
 
 
+def test_a_page_that_is_a_reset_behind_asks_for_a_frame_that_is_no_more(make):
+    lab = make()
+    lab.run(40)
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    until(lambda: lab.canvas.frames == 1)
+    lab.canvas.set_state({"frame": 3})
+    until(lambda: lab.canvas.frame == 0 and lab.scrubber.step is None)
+    dense = make(xe.Recipe.method("dense", encoder="bag", hidden=16, warmup=5, eval_interval=10))
+    built(dense)
+    dense.canvas.set_state({"frame": 1})
+    assert dense.run(2).steps == 2
+
+
 def test_a_run_without_frames_is_scrubbed_by_its_evaluations(make):
     lab = make(xe.Recipe.method("dense", encoder="bag", hidden=16, warmup=5, eval_interval=10))
     lab.run(25)
@@ -575,6 +602,27 @@ def test_two_runs_side_by_side(make):
     painted(lab, lambda s: s.other is None)
     until(lambda: not lab.charts.curve(0, "A").visible)
     assert lab.charts.curve(1).line.dash == "dashdot" and lab.run(1).steps == 26
+
+
+def test_of_a_sparse_and_a_dense_run_each_shows_what_it_has(make):
+    lab = make(against=xe.Recipe.method("dense", encoder="bag", hidden=16, warmup=5, eval_interval=10))
+    lab.run(12)
+    assert "A dense output layer" in lab.canvas.caption
+    lab.scrubber.looks.value = "A"
+    until(lambda: lab.canvas.caption.startswith("Rewire at step 10"))
+    lab.canvas.frame = 0  # as a key of the page does
+    until(lambda: lab.scrubber.shown == 0 and lab.canvas.caption.startswith("At the start"))
+
+
+def test_two_runs_that_cannot_be_leave_no_button_pressed(make):
+    lab = Lab.load(xe.train(CORPUS, RECIPE, steps=10, progress=False))
+    try:
+        painted(lab, lambda s: s.state == "recorded")
+        lab.compare.value = True
+        until(lambda: "No run beside it" in words(lab.message) and not lab.compare.value)
+        assert lab.state == "recorded"
+    finally:
+        lab.close()
 
 
 def test_keys_go_through_the_moments_of_two_runs_and_the_frames_of_one(make):
@@ -718,7 +766,7 @@ def test_a_laboratory_goes_into_a_text_and_comes_back(make):
     ('{"xmc":1,"corpus":"tiny","steps":9,"preset":"x"}', "no preset is called 'x'"),
     ('{"xmc":1,"corpus":"tiny","steps":9,"recipe":{"fan_im":3}}', "recipe: .* did you mean 'fan_in'"),
     ('{"xmc":1,"corpus":"tiny","steps":9,"recipe":{"seed":"__import__"}}', "recipe: .*seed must be of type int"),
-    (None, "not a shared laboratory"),
+    (None, "not a shared laboratory"), ("[" * 100_000, "not a shared laboratory"),
 ])
 def test_a_text_that_is_no_laboratory(text, said):
     with pytest.raises(ValueError, match=said):
@@ -742,7 +790,11 @@ def test_files_of_a_run(make, tmp_path, monkeypatch):
     assert str(tmp_path / "more") in words(lab.message) and "no browser" in words(lab.message)
     (tmp_path / "file").write_text("")
     lab._save_files(str(tmp_path / "file"))
-    until(lambda: "Not saved" in words(lab.message))
+    until(lambda: words(lab.message) == f"Not saved: no files can be written to {tmp_path / 'file'} (File exists); "
+          "choose another folder")
+    shutil.rmtree(trace.folder)
+    lab._save_files(str(tmp_path))
+    until(lambda: words(lab.message).startswith(f"Not saved: {trace.folder} is not a trace"))
 
 
 def test_presenter_mode(make):

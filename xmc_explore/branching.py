@@ -42,7 +42,7 @@ def branch(trace: Trace | str | Path, frame: int = -1, corpus: Corpus | None = N
         if steps <= goal.step:
             raise ValueError(f"steps={steps} is no more than the {goal.step} steps before frame {goal.number}")
         changes["steps"] = steps
-    corpus = _same_corpus(trace, corpus)
+    corpus = same_corpus(trace, corpus)
     origin = {"trace": trace.folder.name, "frame": goal.number, "step": goal.step}
     made = [e for e in trace.events["change"] if e["step"] < goal.step]
     with _threads(trace.header.get("threads")):
@@ -113,7 +113,11 @@ def _differences(trace: Trace, run: Run) -> str:
     return f"{cause}. Branch where the trace was made, or train anew here"
 
 
-def _same_corpus(trace: Trace, corpus: Corpus | None) -> Corpus:
+def same_corpus(trace: Trace, corpus: Corpus | None) -> Corpus:
+    """The corpus that a trace was trained on: the given one, or, without it, the one of its name.
+
+    Raises BranchError if there is none of that name, or another.
+    """
     about = trace.header["corpus"]
     if corpus is None:
         try:

@@ -163,8 +163,8 @@ class TraceWriter:
     def close(self, status: str, **fields: Any) -> None:
         """Append the last event, how the run ended, and zip the events: a fifth of the size."""
         if not self._file.closed:
-            self.log("end", status=status, **fields)
-            self._file.close()
+            with self._file:  # a disk that takes no more closes it, too
+                self.log("end", status=status, **fields)
             path = self.folder / "events.jsonl"
             with replacing(path.with_suffix(".jsonl.gz")) as beside:
                 with open(path, "rb") as plain, gzip.open(beside, "wb", compresslevel=6) as zipped:

@@ -696,6 +696,7 @@ function render({ model, el }) {
   theme.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-name", "data-jp-theme-light"] });
   // Plotly follows the window and no more; what stands beside it also changes its size with Lab's side bar.
   const resized = new ResizeObserver(([{ contentRect }]) => {
+    if (!contentRect.width || !contentRect.height) return; // hidden: what is in sight stays for when it comes back
     const before = [size()[1], large], named = gutter.querySelector(".xmc-row") !== null;
     measured = [contentRect.width, contentRect.height];
     large = parseFloat(getComputedStyle(el).fontSize) / TYPE;

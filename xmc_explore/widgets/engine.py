@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from ..branching import branch
+from ..branching import BranchError, branch, same_corpus
 from ..checkpoints import State
-from ..corpora import Corpus, load_corpus
+from ..corpora import Corpus
 from ..frames import FrameStore
 from ..recipe import LIVE, Recipe
 from ..trace import Trace, TraceWriter
@@ -119,7 +119,7 @@ class _Other:
 
     def end(self, status: str = "interrupted", message: str = "") -> None:
         if self.run is not None:
-            self.run.close(status)
+            _end(self.run, status)
             state = "stopped" if status == "interrupted" else status
             self.snapshot, self.run = replace(self.look(), state=state, message=message), None
 
@@ -245,7 +245,11 @@ class Engine:
     def pending(self) -> str:
         """The command that was posted last, while it has not been obeyed."""
         with self._changed:
-            return self._last if self._snapshot.handled < self._posted else ""
+            return "" if self.obeyed(self._snapshot) else self._last
+
+    def obeyed(self, snapshot: Snapshot) -> bool:
+        """Does a snapshot know of all commands that were posted so far?"""
+        return snapshot.handled == self._posted
 
     def wait(self, condition: Callable[[Snapshot], bool], timeout: float | None = None, steps: bool = True) -> Snapshot:
         """The latest snapshot, as soon as it meets a condition or the time is up.
@@ -322,8 +326,7 @@ class Engine:
                     busy = self._turn(self._kept() or (None if self._commands.empty() else self._commands.get()))
             except KeyboardInterrupt:
                 self._budget = 0
-                if self._run is not None:
-                    self._run.close("interrupted")
+                self._close_run()
                 self._publish(state="failed", message="Interrupted in the middle of a step: reset to start over.")
                 raise
 
@@ -435,7 +438,11 @@ class Engine:
         frame, changes = request
         if not self._snapshot.n_frames:
             raise Refused("There is no frame to branch from: this run has recorded no connectivity.")
-        trace, before = self._trace(), self._snapshot
+        before = self._snapshot
+        try:
+            trace = self._trace()
+        except ValueError as error:  # its folder is gone
+            raise Refused(f"No branch: {error}") from None
         step = trace.frames[frame]
         then = trace.recipe.replace(**{name: value for event in trace.events["change"] if event["step"] < step
                                        for name, value in event["options"].items() if name in LIVE})
@@ -496,7 +503,9 @@ class Engine:
         self._publish(self._blank(run.recipe), state="paused", message=message)
 
     def _blank(self, recipe: Recipe) -> Snapshot:
-        self._recipe, self._planned, self._budget, self.error, self._rate = recipe, {}, 0, None, None
+        self._recipe, self._budget, self.error, self._rate = recipe, 0, None, None
+        # B has the seed of A, and a branch the model: what else the knobs say goes on waiting.
+        self._planned = {name: value for name, value in self._planned.items() if getattr(recipe, name) != value}
         self._states = []
         return Snapshot(run=self._number, recipe=recipe, steps=self._steps or 0)
 
@@ -510,8 +519,11 @@ class Engine:
         self._run = self._writer = None
 
     def _need_corpus(self) -> None:
-        if self.corpus is None:
-            self.corpus = load_corpus(self._loaded.header["corpus"]["name"])
+        if self._loaded is not None:
+            try:
+                self.corpus = same_corpus(self._loaded, self.corpus)
+            except BranchError as error:
+                raise Refused(f"No run beside it: {error}") from None
 
     def _advance(self) -> None:
         self._budget -= 1
@@ -528,7 +540,7 @@ class Engine:
             self._budget = 0
             self._publish(state="playing")  # the last evaluation reads every test document
             self._run.evaluate(final=True)
-            self._run.close("finished")
+            _end(self._run, "finished")
             self._publish(state="finished", message=FINISHED)
         else:
             self._publish(state="playing" if self._budget > 0 else "paused")
@@ -549,9 +561,12 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         self._budget, self.error = 0, error
         if self._run is not None:
-            self._run.close("failed", error=str(error))
+            _end(self._run, "failed", error=str(error))
         known = isinstance(error, (TrainingError, ValueError, RuntimeError, OSError))
-        self._publish(state="failed", message=str(error) if known and str(error) else repr(error))
+        message = str(error) if known and str(error) else repr(error)
+        if self._run is not None and isinstance(error, OSError) and error.strerror:
+            message = f"the run can no longer be recorded in {self._run.trace.folder} ({error.strerror})"
+        self._publish(state="failed", message=message)
 
     def _stop(self) -> None:
         self._close_run()
@@ -562,7 +577,7 @@ class Engine:
 
     def _close_run(self) -> None:
         if self._run is not None:
-            self._run.close("interrupted")
+            _end(self._run, "interrupted")
 
     def _free_folder(self) -> Path | None:
         if self._out is None:
@@ -587,6 +602,16 @@ class Engine:
             self._changed.notify_all()
             if (before.handled, before.state) != (snapshot.handled, snapshot.state):
                 self._turned.notify_all()
+
+
+def _end(run: Run, status: str, **fields: Any) -> None:
+    """End the record of a run. Where it can no longer be written it stays as it is; raises OSError for one that is
+    "finished"."""
+    try:
+        run.close(status, **fields)
+    except OSError:
+        if status == "finished":
+            raise
 
 
 def next_step(options: dict[str, Any]) -> str:

@@ -100,6 +100,7 @@ class Lab:
         self._painting, self._telling = threading.Lock(), threading.Lock()
         self._painted, self._said = Snapshot(version=-1), ("", False)
         self._pictured: tuple = ()  # what the canvas shows
+        self._shown = self._painted  # the run that it shows; of two that it compares, B
         self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
         self._turned: dict[str, Any] = {}  # live knobs, by the last hand on them
         self._touched = 0.0  # when a hand was last heard of
@@ -182,7 +183,7 @@ class Lab:
         """
         snapshot = self.engine.snapshot
         name = f"{self._corpus['name']}-run{snapshot.run}-step{snapshot.step}"
-        folder, trace = Path(folder), self.trace
+        folder, trace = Path(folder).expanduser(), self.trace
         files = sharing.export(folder, name, self.charts.copy(), snapshot.recipe)
         files["trace"] = self.engine.between_steps(lambda: sharing.pack(folder / f"{name}.zip", trace))
         return files
@@ -214,7 +215,7 @@ class Lab:
         self.knobs.show(preset_of(self.preset).knobs)
         self.presets.observe(lambda event: self._choose(event.new), "value")
         self.compare = _toggle("A|B", "Keep this run as A and start B, on the same documents in the same order")
-        self.compare.observe(lambda event: self._press(lambda: self._compare(event.new)), "value")
+        self.compare.observe(lambda event: self._compare(event.new), "value")
         self.branch = W.Button(description="Branch", icon="code-fork", tooltip="Branch: keep this run as A, and "
                                "continue B from the frame on the screen with the knobs as they stand")
         self.branch.on_click(lambda _: self._press(self._branch))
@@ -295,7 +296,7 @@ class Lab:
 
     def _compare(self, on: bool) -> None:
         if threading.get_ident() != self._hand:
-            self.engine.compare() if on else self.engine.single()
+            self._press(self.engine.compare if on else self.engine.single)
 
     def _branch(self) -> None:
         frame = frame_at(self.engine.snapshot, self.scrubber.shown)
@@ -332,9 +333,9 @@ class Lab:
                 files = self.export(folder)
                 said = ", ".join(path.name for path in files.values())
                 missing = "" if "picture" in files else " (no PNG: no browser on this machine)"
-                self._say(f"Saved in {Path(folder).resolve()}: {said}{missing}.")
-            except (OSError, RuntimeError, ValueError) as error:
-                self._say(f"Not saved: {error}", wrong=True)
+                self._say(f"Saved in {files['figure'].resolve().parent}: {said}{missing}.")
+            except Exception as error:  # whatever it is: nobody else would say that it is over
+                self._say(f"Not saved: {str(error) or repr(error)}", wrong=True)
 
         self._say("Saving ...")
         self._exporting = threading.Thread(target=work, name="xmc-export", daemon=True)
@@ -342,13 +343,13 @@ class Lab:
 
     def _frame_chosen(self, event: dict[str, Any]) -> None:
         """The keys of the canvas move its frame: one of the run on it, or of all moments where it shows two."""
-        if threading.get_ident() == self._hand:
+        if threading.get_ident() == self._hand or event.new >= self.canvas.frames:  # a page may be a reset behind
             return
-        self._pictured, snapshot = self._pictured[:1], self.engine.snapshot
+        self._pictured = self._pictured[:1]
         if self.canvas.in_difference:
-            return self.scrubber.to(event.new)
-        shown = snapshot.other if snapshot.other is not None and self.scrubber.looks.value == "A" else snapshot
-        self.scrubber.to_step(shown.store.steps[event.new])
+            self.scrubber.to(event.new)
+        else:
+            self.scrubber.to_step(self._shown.store.steps[event.new])
 
     def _space_pressed(self, event: dict[str, Any]) -> None:
         if threading.get_ident() != self._hand:
@@ -437,6 +438,8 @@ class Lab:
             answers = snapshot.handled > self._painted.handled or asked and not self._rolling
             self._chart_due = not whole and (answers or soon or now - self._touched < HAND_SECONDS)
             self._hand = threading.get_ident()
+            if snapshot.state == "failed" and self._painted.state != "failed":
+                self._said = ("", False)  # why it failed comes after whatever was said before
             try:
                 self._tell()
                 step = self.scrubber.paint(snapshot)
@@ -447,7 +450,7 @@ class Lab:
                     self.charts.draw(snapshot, None if self.scrubber.step is None else step)
                     self._charted = time.monotonic()
                 self.knobs.mark(snapshot.planned)
-                if (snapshot.other is None) != (self._painted.other is None):
+                if self.engine.obeyed(snapshot):  # or refused; before, a press would be taken back
                     self.compare.value = snapshot.other is not None
                 if self.more.value:
                     self.shared.value = self._share(snapshot)
@@ -464,9 +467,9 @@ class Lab:
 
     def _draw_connectivity(self, snapshot: Snapshot, step: int) -> None:
         a, b, look = snapshot.other, snapshot, self.scrubber.looks.value
-        if a is None or not (a.features and b.features):
+        if a is None or look == "difference" and a.features != b.features:
             look = "B"
-        shown = a if look == "A" else b
+        shown = self._shown = a if look == "A" else b
         runs = (look, snapshot.run, None if a is None else a.run)
         if not shown.features:
             words = NO_PICTURE.get(shown.recipe.output, "")
@@ -474,8 +477,6 @@ class Lab:
                 self.canvas.clear(words)
             self._pictured = "no picture", words
             return
-        if look == "difference" and a.features != b.features:
-            look = "B"
         frames = tuple(frame_at(side, step) for side in ((a, b) if look == "difference" else (shown,)))
         if self._pictured != (runs, frames):
             if self._pictured[:1] != (runs,):
@@ -572,10 +573,10 @@ def _status(s: Snapshot, pending: str = "") -> str:
 
 
 def _message(s: Snapshot, about: str, said: str = "", wrong: bool = False) -> str:
-    if s.state == "failed":
-        return _words(f"{s.message[:1].upper()}{s.message[1:]}. Reset starts over.", wrong=True)
     if said:
         return _words(said, wrong)
+    if s.state == "failed":
+        return _words(f"{s.message[:1].upper()}{s.message[1:].rstrip('.')}. Reset starts over.", wrong=True)
     if s.message:
         return _words(s.message)
     if s.state == "building":

@@ -41,7 +41,7 @@ def from_text(text: str) -> dict[str, Any]:
     """What `to_text` wrote, with whole recipes again. Raises ShareError."""
     try:
         state = json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ShareError(f"not a shared laboratory: {getattr(error, 'msg', error)}; copy the whole line, from {{ to }}"
                          ) from None
     if not isinstance(state, dict) or "xmc" not in state:
@@ -79,11 +79,14 @@ def export(folder: Path, name: str, figure: go.Figure, recipe: Recipe) -> dict[s
 
     Files are written beside their place and renamed. Raises OSError, naming the path, where that cannot be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = {"figure": folder / f"{name}.html", "recipe": folder / f"{name}.json"}
     page = figure.to_html(include_plotlyjs=True, config=CONFIG)
-    _write(files["figure"], page.encode())
-    _write(files["recipe"], (recipe.to_json() + "\n").encode())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(files["figure"], page.encode())
+        _write(files["recipe"], (recipe.to_json() + "\n").encode())
+    except OSError as error:
+        raise OSError(f"no files can be written to {folder} ({error.strerror}); choose another folder") from None
     if (browser := find_browser()) is not None:
         picture = folder / f"{name}.png"
         if _photograph(browser, files["figure"], picture):
