@@ -218,6 +218,79 @@ def test_scrub_hover_and_come_back(opened, lab):
     assert opened.errors == []
 
 
+def test_the_keys_of_the_picture(opened, lab):
+    play_for(lab, 160)
+    last = lab.step() // 50
+    keys = opened.page.keyboard
+    lab.root.locator(".xmc-stage").focus()
+    for key, frame in (("Home", 1), ("End", last + 1), ("ArrowLeft", last), ("ArrowLeft", last - 1),
+                       ("ArrowRight", last), ("Home", 1), ("ArrowLeft", 1), ("End", last + 1), ("ArrowRight", last + 1)):
+        keys.press(key)
+        expect(lab.root.locator(".xmc-where")).to_contain_text(f"frame {frame}/{last + 1} ")
+        expect(lab.root.locator(".xmc-connectivity")).to_have_attribute("data-shown", str(frame - 1))
+    expect(lab.root.locator(".xmc-where")).to_contain_text("live")
+    expect(lab.root.locator(".xmc-caption")).to_contain_text(f"Rewire at step {50 * last:,}")
+    keys.press("?")
+    expect(lab.root.get_by_role("dialog", name="Keys")).to_be_visible()
+    opened.screenshot("lab-keys")
+    keys.press("Escape")
+    expect(lab.root.get_by_role("dialog", name="Keys")).to_be_hidden()
+    step = lab.step()
+    keys.press(" ")
+    lab.wait_for_step(step + 10)
+    keys.press(" ")
+    lab.wait_for_state("paused")
+    assert opened.errors == []
+
+
+def test_the_keys_of_the_picture_go_through_the_moments_of_two_runs(opened, two_presented):
+    lab, keys = two_presented, opened.page.keyboard
+    where, caption = lab.root.locator(".xmc-where"), lab.root.locator(".xmc-caption")
+    last = lab.step() // 50
+    lab.root.locator(".xmc-stage").focus()
+    for look, words in (("difference", "Connections at step {}: only in A"), ("A", "Rewire at step {}"),
+                        ("B", "Rewire at step {}")):
+        lab.press(look)
+        lab.root.locator(".xmc-stage").focus()
+        for key, frame in (("Home", 0), ("ArrowRight", 1), ("End", last), ("ArrowLeft", last - 1)):
+            keys.press(key)
+            expect(where).to_contain_text(f"frame {frame + 1}/{last + 1} ")
+            expect(caption).to_contain_text(words.format(50 * frame) if frame or look == "difference" else "At the start")
+    keys.press("End")
+    step = lab.step()
+    keys.press(" ")
+    lab.wait_for_step(step + 5)
+    keys.press(" ")
+    lab.wait_for_state("paused")
+    lab.press("difference")
+    assert opened.errors == []
+
+
+def test_what_is_in_sight_stays_while_the_picture_is_hidden(opened, lab):
+    stage, names = lab.root.locator(".xmc-stage"), lab.root.locator(".xmc-row")
+    output = opened.page.locator(".jp-Notebook .jp-CodeCell").nth(1).locator(".jp-OutputCollapser")
+    stage.focus()
+    for _ in range(6):
+        opened.page.keyboard.press("+")
+    expect(names.nth(1)).to_be_visible()
+    for hide in ("collapsed output", "another tab"):
+        before = names.all_inner_texts()
+        if hide == "collapsed output":
+            output.click()
+            expect(lab.root).to_be_hidden()
+            opened.page.locator(".jp-Notebook .jp-OutputPlaceholder").click()
+        else:
+            opened.page.keyboard.press("Control+Shift+L")
+            expect(lab.root).to_be_hidden()
+            opened.page.locator(".lm-DockPanel-tabBar .lm-TabBar-tabLabel", has_text="open.ipynb").click()
+        expect(lab.root).to_be_visible()
+        opened.page.wait_for_timeout(500)
+        assert names.all_inner_texts() == before, hide
+    opened.screenshot("hidden-and-back")
+    lab.root.get_by_title("Everything").click()
+    assert opened.errors == []
+
+
 def test_two_runs_and_a_branch(opened, lab):
     lab.press("A|B")
     expect(lab.status).to_have_attribute("data-other-step", re.compile(r"\d+"), timeout=60_000)
@@ -426,6 +499,33 @@ def test_a_notebook_from_another_machine_that_is_not_trusted(browser, server, tm
         expect(opened.output(1).last).to_contain_text("step 10 of 100,000")
 
 
+def test_after_a_restart_of_the_kernel_what_was_saved_stands_in(browser, server):
+    with open_notebook(browser, server, write_notebook(server.folder / "restart.ipynb", CORPUS, LAB)) as opened:
+        lab = start(opened)
+        play_for(lab, 20)
+        saved = opened.page.locator(".xmc-saved")
+        expect(saved).to_contain_text(re.compile(r"step \d+ of 100,000"))
+        lab.press("Play")
+        lab.wait_for_step(40)
+        handle = lab.knob("learning rates").element_handle()
+        handle.press("ArrowRight")  # what the page would say a moment later finds nobody
+        opened.choose("Kernel", "Restart Kernel…")
+        opened.page.locator(".jp-Dialog .jp-mod-accept").click()
+        expect(saved).to_be_visible(timeout=30_000)
+        expect(lab.root).to_be_hidden()
+        expect(saved.locator("img")).to_be_visible()
+        expect(saved).to_contain_text("run the cell for another")
+        handle.dispatch_event("click")
+        opened.page.wait_for_timeout(300)
+        opened.screenshot("restarted")
+        opened.wait_until_idle()
+        opened.run_all()
+        lab.wait_for_state("paused", timeout=120_000)
+        play_for(lab, 10)
+        expect(saved).to_be_hidden()
+        assert opened.errors == [] and opened.cell_errors() == []
+
+
 def test_the_tab_is_closed_and_opened_again(browser, server):
     name = write_notebook(server.folder / "closed.ipynb", CORPUS, LAB)
     with open_notebook(browser, server, name) as opened:
@@ -630,6 +730,19 @@ def test_names_of_rows_grow_with_the_rest_and_stand_beside_their_rows(opened, la
     lab.root.get_by_title("Everything").click()
 
 
+FAMILIES = """root => [...root.querySelectorAll('button, input, select, label, b, span, div')]
+    .filter(n => n.getBoundingClientRect().width && !n.closest('.js-plotly-plot'))
+    .filter(n => getComputedStyle(n).fontFamily !== getComputedStyle(root).fontFamily)
+    .map(n => n.outerHTML.slice(0, 150))"""
+
+
+def test_all_words_are_of_one_family(opened, lab):
+    lab.press("More")
+    expect(lab.root.locator(".xmc-share input")).to_be_visible()
+    assert lab.root.evaluate(FAMILIES) == []
+    lab.press("More")
+
+
 CONTRAST = """([words, property]) => {
     const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
     const ground = rgb(getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor);
@@ -662,19 +775,27 @@ def test_words_stand_out_in_both_themes(opened, lab, theme, light):
     assert opened.page.evaluate(CONTRAST, [arrow, "outlineColor"]) >= 4.5
 
 
-def test_what_comes_for_the_curves_waits_until_a_hand_rests_but_not_for_ever(browser):
-    page = browser.new_page()
-    page.clock.install(time=0)
-    page.set_content("<div class=xmc-lab><button></button><div id=page></div></div>")
-    page.clock.pause_at(1000)
+def rendered(page) -> None:
+    """page.js on a page of its own: `taken` is what its curves were given, `render` makes another view of it."""
+    page.set_content("<div class=xmc-lab><button></button><div class=page></div><div class=page></div></div>")
     page.evaluate("""async (source) => {
       const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
       const widget = (await import(address)).default;
-      [window.taken, window.curves] = [[], { set_state: (state) => taken.push(state) }];
-      const model = { get: (name) => (name === "curves" ? "their id" : undefined), on() {}, send() {},
+      window.taken = [];
+      const take = (state) => { if (state === "broken") throw Error(state); taken.push(state); };
+      window.curves = Object.create({ set_state: take });
+      const model = { get: (name) => (name === "curves" ? "their id" : undefined), on() {}, off() {}, send() {},
         widget_manager: { get_model: async () => curves } };
-      widget.render({ model, el: document.querySelector("#page") });
+      window.render = (n) => widget.render({ model, el: document.querySelectorAll(".page")[n] });
+      window.first = render(0);
     }""", Page._esm.read_text(encoding="utf-8") if isinstance(Page._esm, Path) else str(Page._esm))
+
+
+def test_what_comes_for_the_curves_waits_until_a_hand_rests_but_not_for_ever(browser):
+    page = browser.new_page()
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
+    rendered(page)
     page.clock.run_for(100)
 
     def move() -> None:
@@ -700,4 +821,20 @@ def test_what_comes_for_the_curves_waits_until_a_hand_rests_but_not_for_ever(bro
         found = taken(100)
     assert found == [1, 2, 3, 4]
     assert taken(300) == [1, 2, 3, 4, 5]
+    page.close()
+
+
+@pytest.mark.parametrize("what", ["an error of plotly", "a second view"])
+def test_the_curves_go_on_after(browser, what):
+    page = browser.new_page()
+    rendered(page)
+    if what == "a second view":  # which is closed again
+        page.evaluate("async () => { const second = render(1); await Promise.resolve(); second(); }")
+    else:
+        assert page.evaluate("curves.set_state('broken').catch((error) => error.message)") == "broken"
+    held = page.evaluate("Object.hasOwn(curves, 'set_state')")
+    page.evaluate("curves.set_state(6)")
+    assert held and page.evaluate("taken") == [6]
+    page.evaluate("first()")
+    assert not page.evaluate("Object.hasOwn(curves, 'set_state')")
     page.close()

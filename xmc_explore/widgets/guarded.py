@@ -78,9 +78,11 @@ def of_this_cell() -> list[Closes]:
 # "Error displaying widget: model not found". What stands in for the widget hides these words: they stand alone in the
 # node of a widget, the one kind that JupyterLab marks with no MIME type. Where a notebook is not trusted, it shows the
 # plain text of a widget instead and takes the style away; so that text is empty, as all of it stands below.
+# A kernel that is restarted leaves widgets without an answer, without their looks, and each with a broken link.
 _STYLE = """<style>
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-saved)
   .jp-OutputArea-output:not([data-mime-type]):not(:has(*)) { display: none; }
+.jp-OutputArea-child:has(.jupyter-widgets-disconnected):has(+ .jp-OutputArea-child .xmc-saved) { display: none; }
 </style>"""
 
 

@@ -49,11 +49,16 @@ function render({ model, el }) {
   // something.
   const NUDGES = [10, 20, 30, 45, 60]; // milliseconds after the press
   let nudged = 0;
+  const send = () => {
+    try {
+      model.send({});
+    } catch {} // the kernel was restarted: nobody is there to answer
+  };
   function nudge(event) {
     if (event.type === "pointermove" && !event.buttons) return;
     if (performance.now() < nudged + NUDGES.at(-1)) return;
     nudged = performance.now();
-    for (const ms of NUDGES) setTimeout(() => model.send({}), ms);
+    for (const ms of NUDGES) setTimeout(send, ms);
   }
   const PRESSES = ["click", "keydown", "pointermove"];
 
@@ -71,12 +76,15 @@ function render({ model, el }) {
   }
   async function hold() {
     if (!model.get("curves")) return;
-    curves = await model.widget_manager.get_model(model.get("curves"));
+    const found = await model.widget_manager.get_model(model.get("curves"));
+    if (Object.hasOwn(found, "set_state")) return; // another view of this laboratory holds them back already
+    curves = found;
     const take = curves.set_state;
     curves.set_state = (state) => {
       const arrived = performance.now();
-      taken = taken.then(() => rested(arrived)).then(() => take.call(curves, state));
-      return taken;
+      const drawn = taken.then(() => rested(arrived)).then(() => take.call(found, state));
+      taken = drawn.catch(() => {}); // what plotly cannot draw must not hold back what comes after it
+      return drawn;
     };
   }
   hold();
