@@ -675,6 +675,14 @@ COLLIDING = """figure => {
 }"""
 
 
+LINES = """figure => { // the words of the legend, line by line
+    const lines = {};
+    for (const words of figure.querySelectorAll('.legendtext'))
+        (lines[Math.round(words.getBoundingClientRect().top / 10)] ??= []).push(words.textContent);
+    return Object.keys(lines).sort((a, b) => a - b).map(top => lines[top]);
+}"""
+
+
 def presented_well(opened, lab: LabView, size: int) -> None:
     """One line of controls, and no word cut or on another, in type of `size`."""
     expect(lab.root.locator(".annotation-text").first).to_have_css("font-size", f"{size}px")
@@ -684,6 +692,7 @@ def presented_well(opened, lab: LabView, size: int) -> None:
     assert box["height"] <= panel["height"] and box["x"] + box["width"] <= panel["x"] + panel["width"]
     for line in (".xmc-toolbar", ".xmc-scrubber"):
         assert lab.root.locator(line).bounding_box()["height"] < 40
+    assert lab.root.locator(".js-plotly-plot").evaluate(LINES)[-1] == ["head", "torso", "tail"]
     assert lab.root.evaluate(CUT) == lab.root.evaluate(SQUEEZED) == []
     assert lab.root.locator(".js-plotly-plot").evaluate(COLLIDING) == []
     for name in ("Play", "Pause", "Step", "+10", "Reset", "A|B", "Branch", "Present", "More"):
