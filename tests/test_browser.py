@@ -626,7 +626,7 @@ CUT = """root => [...root.querySelectorAll(
     '.xmc-tools, .xmc-caption, .xmc-present .xmc-message')]
     .filter(n => n.clientWidth && (n.scrollWidth > n.clientWidth + 1 || n.scrollHeight > n.clientHeight + 1))
     .map(n => n.className + ': ' + n.innerText)"""
-SQUEEZED = """root => [...root.querySelectorAll('.xmc-tools select')].filter(box => {
+SQUEEZED = """root => [...root.querySelectorAll('select')].filter(box => {
     const twin = box.cloneNode(true);
     twin.style.cssText = 'position: absolute; width: max-content';
     box.after(twin);
