@@ -633,7 +633,7 @@ SQUEEZED = """root => [...root.querySelectorAll('select')].filter(box => {
     const wide = twin.offsetWidth;
     twin.remove();
     return box.offsetWidth && box.offsetWidth < wide - 1;
-}).map(box => box.title)"""
+}).map(box => box.title || box.value)"""
 
 
 def test_everything_fits_on_a_small_screen(opened, lab, request):
