@@ -642,6 +642,8 @@ function render({ model, el }) {
   }
 
   el.addEventListener("keydown", (event) => {
+    const held = !help.hidden || model.get("pinned") >= 0 || model.get("brushed");
+    if (event.key === "Escape" && !held) return; // nothing to let go of here: it ends presenting
     const inside = event.target === stage || help.contains(event.target);
     const act = ACTIONS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (inside && act && !(help.contains(event.target) && event.key !== "Escape" && event.key !== "?") &&

@@ -68,16 +68,14 @@ class Charts:
                 figure.add_trace(go.Scatter(
                     x=[], y=[], name=line.name, legendgroup=line.name, visible=run == "B",
                     showlegend=run == "B" and line.name not in first,
-                    legend="legend2" if line.name in BIN_NAMES else "legend",
                     mode="lines" if line.kind == "step" else "lines+markers",
                     line=dict(color=look.color, dash=look.dash, width=1 if line.kind == "step" else 2),
                     marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
                 first.add(line.name)
-        legend = dict(orientation="h", x=0, xref="container", xanchor="left", yref="container", yanchor="top",
-                      tracegroupgap=0)
         figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
                              margin=dict(l=44, r=8, t=_top(13), b=40, autoexpand=False), hovermode="x unified",
-                             legend=legend, legend2=legend, **_legends(13))
+                             legend=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top",
+                                         font_size=13, tracegroupgap=0))
         figure.add_annotation(text=NOTHING_TO_PUSH, x=0.5, y=0.5, xref="x3 domain", yref="y3 domain", showarrow=False,
                               visible=False)
         figure.update_annotations(font_size=13, font_color=INK)
@@ -131,7 +129,7 @@ class Charts:
     def size(self, points: int, presented: bool = False) -> None:
         """Set the size of all type; large type has shorter titles and fewer ticks."""
         with self.figure.drawing, self.figure.batch_update():
-            self.figure.update_layout(font_size=points, **_legends(points), margin_t=_top(points),
+            self.figure.update_layout(font_size=points, legend_font_size=points, margin_t=_top(points),
                                       margin_b=3 * points + 1, margin_l=3 * points + 5)  # of 13: as at first
             self.figure.update_annotations(font_size=points)
             self.figure.update_xaxes(title_font_size=points, nticks=4 if presented else 5)
@@ -173,13 +171,8 @@ def _ticks(ticks: list[float]) -> dict[str, Any]:
     return dict(tickvals=ticks, ticktext=[f"{tick:,g}" for tick in ticks])
 
 
-def _legends(points: int) -> dict[str, Any]:
-    """Two lines of one legend: head, torso and tail stand together below the rest, however wide the figure is."""
-    return dict(legend_y=1, legend2_y=1 - 1.45 * points / HEIGHT, legend_font_size=points, legend2_font_size=points)
-
-
 def _top(points: int) -> int:
-    """Pixels over the panels: two lines of the legend and a title."""
+    """Pixels over the panels: two lines of the legend, for two runs need as many, and a title."""
     return round(4.8 * points)
 
 
