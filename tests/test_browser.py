@@ -255,7 +255,8 @@ def test_the_keys_of_the_picture_go_through_the_moments_of_two_runs(opened, two_
         lab.root.locator(".xmc-stage").focus()
         for key, step in (("Home", 0), ("ArrowRight", 50), ("End", last), ("ArrowLeft", last - 50)):
             keys.press(key)
-            expect(caption).to_contain_text(said.format(f"{step:,}") if step or look == "difference" else "At the start")
+            words = said if step or look == "difference" else "At the start"
+            expect(caption).to_contain_text(words.format(f"{step:,}"))
     keys.press("End")
     step = lab.step()
     keys.press(" ")
