@@ -328,7 +328,7 @@ function render({ model, el }) {
     slider.max = Math.max(frames - 1, 0);
     if (document.activeElement !== slider || model.get("playing")) slider.value = model.get("frame");
     const runs = model.get("playing");
-    play.textContent = runs ? "⏸" : "▶";
+    play.textContent = runs ? "❚❚" : "▶"; // more fonts have two bars than the sign for pause
     play.title = runs ? "Pause" : "Play";
     play.setAttribute("aria-label", play.title);
     const of = Math.max(frames, 1);
