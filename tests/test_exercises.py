@@ -359,6 +359,13 @@ def test_the_way_shown_to_do_without_gets_there():
     assert ALL["without_auxiliary"].condition(run)[0]
 
 
+def test_each_bin_has_assignments_whose_recall_is_asked_for():
+    exercise = ex.find("recall_per_bin")
+    for seed in range(2000):
+        _, labels, bin_of_label = exercise.inputs(np.random.default_rng(seed))
+        assert all(labels[:, bin_of_label == b].any() for b in range(3))
+
+
 @pytest.mark.parametrize(("each", "precision", "reached"), [(36, 30.0, True), (41, 30.0, False), (36, 24.0, False)])
 def test_forty_bytes_asks_for_both(each, precision, reached):
     class Run:

@@ -241,6 +241,24 @@ def test_each_slider_changes_the_words(browser, server, trace):
         opened.screenshot("tail-reopened")
 
 
+@pytest.mark.browser
+def test_the_picture_fills_its_place_with_the_side_bar_open_or_not(browser, server):
+    name = write_notebook(server.folder / "beside.ipynb", SHOW)
+    with open_notebook(browser, server, name) as opened:
+        opened.run_cell(0)
+        figure = opened.output(0).locator(".js-plotly-plot")
+        expect(figure).to_contain_text("head (64 labels)", timeout=60_000)
+        for state in ("open", "closed"):
+            opened.page.wait_for_function("""() => {
+                const body = document.querySelector(".xmc-tail-body").getBoundingClientRect();
+                const left = document.querySelector(".xmc-tail-table").getBoundingClientRect();
+                const drawn = document.querySelector(".xmc-tail-body .main-svg").getBoundingClientRect();
+                return drawn.left > left.right - 1 && Math.abs(drawn.right - body.right) < 4;
+            }""")
+            opened.screenshot(f"tail-side-bar-{state}")
+            opened.toggle_sidebar()
+
+
 def test_what_has_no_tail_is_not_explored():
     with pytest.raises(TypeError, match="a corpus .*or a trace is explored; got 'calls-small'"):
         xe.LongTailExplorer("calls-small")

@@ -70,6 +70,11 @@ def _log2(frequency, n_train, a, b):
     return 1 + c * (frequency + b) ** -a
 
 
+def _without_minus(frequency, n_train, a, b):
+    c = (np.log(n_train) - 1) * (b + 1) ** a
+    return 1 + c * (frequency + b) ** a
+
+
 def _not_inverted(frequency, n_train, a, b):
     return 1 / inverse_propensity(frequency, n_train, a, b)
 
@@ -122,6 +127,7 @@ def _mean_over_rows(top, labels, bin_of_label):
 def _top(rng):
     n, n_labels, k = 12, 10, 4
     labels = (rng.random((n, n_labels)) < 0.35).astype(int)
+    labels[0] = 1  # no bin is without assignments: what is its recall then?
     top = np.stack([rng.permutation(n_labels)[:k] for _ in range(n)])
     return top, labels, np.sort(np.concatenate([[0, 1, 2], rng.integers(0, 3, n_labels - 3)]))
 
@@ -153,8 +159,9 @@ scores that are right,
 
 $$\mathrm{P@}k = \frac1N \sum_{i=1}^N \frac1k \sum_{r=1}^k y_{i,\mathrm{top}_r(i)} .$$
 
-`scores` is `[N, L]`, `labels` `[N, L]` of 0 and 1, both NumPy arrays. The denominator is $k$ even for a document with
-fewer labels.""",
+`scores` is `[N, L]`, a row a document, `labels` `[N, L]` of 0 and 1, both NumPy arrays. $\mathrm{top}_r(i)$ is the
+label with the $r$-th highest score of document $i$, and $y_{i,l}$ is 1 if it has label $l$. The denominator is $k$ even
+for a document with fewer labels.""",
         hints=("`np.argsort(-scores, axis=1)` sorts each row, best first.",
                "`np.take_along_axis(labels, top, axis=1)` reads the labels at those places."),
         mistakes=(
@@ -181,6 +188,8 @@ with $N_l$ the training documents of the label and $N$ all of them. Write
             Mistake("A and B are swapped", "The exponent is A and the offset is B; many a text has them the other way "
                     "round.", _swapped),
             Mistake("That is the logarithm to base 2", "C has the natural logarithm, `np.log`.", _log2),
+            Mistake("The exponent has lost its minus", "It is `** -a`: the more documents a label has, the *less* a "
+                    "hit on it weighs.", _without_minus),
             Mistake("This is the propensity itself", "Its inverse is asked for: rare labels get the *large* numbers.",
                     _not_inverted)),
         because="A label seen once counts several times as much as one seen a hundred times. The values of A and B are "
@@ -190,8 +199,8 @@ with $N_l$ the training documents of the label and $N$ all of them. Write
         minutes=12, reference=recall_per_bin, inputs=_top,
         statement="Write `recall_per_bin(top, labels, bin_of_label)`: of all (document, label) assignments in a bin, "
                   "the share whose label is among the document's answers. `top` `[N, k]` holds the answers of each "
-                  "document, `labels` `[N, L]` is 0 and 1, `bin_of_label` `[L]` is 0 (head), 1 (torso) or 2 (tail). "
-                  "Return a NumPy array of three numbers, pooled over documents.",
+                  "document, as numbers of labels, `labels` `[N, L]` is 0 and 1, `bin_of_label` `[L]` is 0 (head), "
+                  "1 (torso) or 2 (tail). Return a NumPy array of three numbers, pooled over documents.",
         hints=("Count twice: assignments that are there, and those that were found; divide at the end.",
                "Go over the documents, and in each over `np.flatnonzero(labels[row])`."),
         mistakes=(

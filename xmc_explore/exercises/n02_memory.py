@@ -20,6 +20,10 @@ def _without_bias(fan_in, width, moments, gradients):
     return 4 * fan_in * (1 + moments + gradients) + (2 if width <= 32_768 else 4) * fan_in
 
 
+def _bias_once(fan_in, width, moments, gradients):
+    return _without_bias(fan_in, width, moments, gradients) + 4
+
+
 def _indices_in_training(fan_in, width, moments, gradients):
     copies = 1 + moments + gradients
     return (4 * (fan_in + 1) + (2 if width <= 32_768 else 4) * fan_in) * copies
@@ -77,6 +81,8 @@ features (0 to 32,767), else 4.""",
         mistakes=(
             Mistake("The bias is missing", "Each label has a bias, and it is trained like the weights: "
                     "`fan_in + 1` numbers.", _without_bias),
+            Mistake("The bias stands there once", "It is trained like the weights, so it has a gradient and moments as "
+                    "they have.", _bias_once),
             Mistake("The optimizer got moments of the indices", "An index is no parameter: it has neither gradient nor "
                     "moments, and stands there once.", _indices_in_training),
             Mistake("Indices of 8 bytes", "PyTorch's usual int64 would be the largest part of the bill; 2 bytes name "

@@ -13,6 +13,7 @@ from .style import BINS, INK, Look
 
 LAW = Look(INK, "longdash", "cross")
 POINTS = 300  # of a line
+CLOSE = 0.2  # of the axis: two edges nearer than that
 
 
 def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), zipf: float | None = None) -> Picture:
@@ -31,11 +32,11 @@ def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), z
     figure = panels("A few labels hold most of the assignments", ["training documents"],
                     title_text="labels by frequency (rank)", **log_axis(np.array([1, len(order)])))
     figure.update_layout(yaxis=log_axis(frequency))
-    rows, said, end = [], [], 0
+    rows, said, marks, end = [], [], [], 0
     for i, name in enumerate(BIN_NAMES):
         start, end = end, end + int((of_label[order] == i).sum())
         if start and end > start:
-            mark(figure, start + 0.5, f"{100 * edges[i - 1]:g} % of<br>assignments")
+            marks.append((start + 0.5, f"{100 * edges[i - 1]:g} %"))
         ranks = np.unique(np.geomspace(start + 1, max(end, start + 1), POINTS).round().astype(int))[:end - start]
         drawn = order[ranks - 1]
         line(figure, ranks, frequency[drawn], f"{name} ({end - start:,} labels)", BINS[name], width=3)
@@ -43,6 +44,9 @@ def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), z
                                   "training documents": frequency[drawn], "bin": name}))
         share = 100 * frequency[order[start:end]].sum() / max(frequency.sum(), 1)
         said.append(f"the {end - start:,} {name} labels hold {share:.0f} %")
+    for (x, text), (after, _) in zip(marks, [*marks[1:], (np.inf, "")], strict=True):
+        near = np.log10(after / x) < CLOSE * np.log10(len(order))  # then there is no room for more than the number
+        mark(figure, x, text if near else f"{text} of<br>assignments")
     unseen = len(frequency) - len(order)
     caption = (f"Of the {frequency.sum():,} assignments {listed(said)}; half of the {len(frequency):,} labels have at "
                f"most {int(np.median(frequency)):,} training documents"

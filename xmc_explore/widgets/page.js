@@ -89,8 +89,12 @@ function render({ model, el }) {
   }
   hold();
   const NARROW = 960; // pixels; lab.css has the same
+  let wide = 0;
   const sized = new ResizeObserver(([{ contentRect: { width } }]) => {
     if (width && width <= NARROW !== model.get("narrow")) set("narrow", width <= NARROW);
+    if (width === wide || lab()?.querySelector("canvas[role=img]")) return; // a canvas tells the curves beside it
+    wide = width;
+    window.dispatchEvent(new Event("resize")); // Plotly follows the window and no more
   });
 
   let due = 0;
