@@ -13,7 +13,7 @@ from .style import BINS, INK, Look
 
 LAW = Look(INK, "longdash", "cross")
 POINTS = 300  # of a line
-CLOSE = 0.2  # of the axis: two edges nearer than that
+CLOSE = 0.35  # of the axis: two edges nearer than that have no room for words, in half a page
 
 
 def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), zipf: float | None = None) -> Picture:
