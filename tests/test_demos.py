@@ -45,6 +45,8 @@ def test_the_live_picture_is_the_one_of_what_was_measured():
     ledger = xe.memory.predicted("sparse", 64, 3001, 8, moments=0, gradients=False)
     assert np.allclose(table["this layer, by the ledger, GiB"], ledger / 2**30)
     assert ledger == found.layer_bytes
+    named = {line.name.split(",")[0]: line.line.color for line in watch.picture.figure.data if line.showlegend}
+    assert named["a step"] != named["this process"]  # both are in the legend, and not as one line
     assert watch.picture.svg().startswith("<svg")
 
 

@@ -204,7 +204,7 @@ def steps_and_memory(seconds: Sequence[float], resident: Sequence[int], limits: 
     figure = panels(title, ["seconds a step", "GiB (log scale)"], title_text="step", range=[0.5, len(steps) + 0.5])
     figure.update_layout(yaxis_rangemode="tozero", yaxis2=log_axis(values) | {"title_text": "GiB (log scale)"})
     line(figure, steps, np.asarray(seconds, dtype=float), "a step", RUNS[0])
-    line(figure, steps, np.asarray(resident) / GIB, "this process", RUNS[0], row=2, legend=False)
+    line(figure, steps, np.asarray(resident) / GIB, "this process", RUNS[1], row=2)
     for (name, size), look in zip(limits.items(), (DENSE, *RUNS[2:]), strict=False):
         line(figure, steps, np.full(len(steps), size / GIB), name, look, row=2)
     middle = np.median(seconds[1:] if len(seconds) > 1 else seconds)
