@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import linecache
 import math
+import re
 import threading
 
 import numpy as np
@@ -377,6 +378,12 @@ def test_forty_bytes_asks_for_both(each, precision, reached):
 
     got, said = ALL["forty_bytes"].condition(Run())
     assert got is reached and f"{each} bytes a label" in said and f"P@1 {precision} %" in said
+
+
+def test_the_hints_to_forty_bytes_name_each_option_of_the_way_shown():
+    exercise = ALL["forty_bytes"]
+    options = re.findall(r"(\w+)=", exercise.worked)
+    assert len(options) == 6 and all(f"{name}=" in " ".join(exercise.hints) for name in options)
 
 
 def test_the_bill_of_a_label_is_the_ledgers():

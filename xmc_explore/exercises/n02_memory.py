@@ -122,7 +122,8 @@ takes 160 bytes: 8 weights and a bias, each four times over, and 8 indices.""",
         hints=("Fewer connections, or fewer bytes for each? `xe.Recipe` has `fan_in`, `output_update`, "
                "`output_optimizer` and `output_dtype`.",
                "Without moments: `output_optimizer=\"sgd\", momentum=0.0`. Without a kept gradient: "
-               "`output_update=\"in_place\"`. Plain SGD wants a far larger learning rate than Adam: try 8.",
+               "`output_update=\"in_place\"`. Plain SGD wants a far larger learning rate than Adam: try "
+               "`output_lr=8.0`.",
                "`output_dtype=\"bfloat16\", rounding=\"stochastic\"` makes 4 bytes of weights to 2."),
         because="Moments, gradients and half of each weight went, and no precision with them: at this length plain SGD "
                 "with a large rate does better than Adam, as it brings the biases down from zero sooner.",
