@@ -131,8 +131,8 @@ $$\frac{\partial \mathcal{L}}{\partial w_{l,k}} = \sum_b g_{b,l}\; x_{b,\,\mathr
                     "by row; better, never make the dense gradient.", _first_columns),
             Mistake("You summed inputs and gradients apart", "The product has to be taken in each document, before "
                     "the sum over the batch.", _summed_inputs)),
-        because="The dense gradient `[L, D]` is never formed: that is where the memory is saved, and why RigL, which "
-                "grows by that gradient, has to look at it in chunks."),
+        because="The dense gradient `[L, D]` is never formed: that is where the memory is saved, and why RigL "
+                "(notebook 05), which grows by that gradient, has to look at it in chunks."),
     WriteFunction(
         name="sparse_gradient_of_x", title="what the encoder is told", notebook="03", difficulty=4, importance=5,
         minutes=15, reference=gradient_of_x, inputs=_backward_of_x,
