@@ -123,6 +123,12 @@ def returns_nothing(scores, labels, k):
     top.sum()
 
 
+def adds_at_indices(grad, weight, indices, width):
+    dx = torch.zeros(len(grad), width)
+    dx[:, indices] += grad[:, :, None] * weight
+    return dx
+
+
 @pytest.mark.parametrize(("name", "wrong", "words"), [
     ("precision_at_k", returns_nothing, "returned `None`"),
     ("precision_at_k", lambda *a: 100 * WRITE["precision_at_k"].reference(*a), "100 times what it should be"),
@@ -133,6 +139,7 @@ def returns_nothing(scores, labels, k):
     ("inverse_propensity", lambda *a: list(WRITE["inverse_propensity"].reference(*a)), "return a NumPy array"),
     ("sparse_forward", lambda *a: WRITE["sparse_forward"].reference(*a).numpy(), "return a PyTorch tensor"),
     ("sparse_gradient_of_weight", lambda *a: -WRITE["sparse_gradient_of_weight"].reference(*a), "The sign is the"),
+    ("sparse_gradient_of_x", adds_at_indices, "`dx[:, indices] += ...`"),
 ])
 def test_what_students_do_is_told_in_words(capsys, name, wrong, words):
     usable = ex.check(name)(wrong)

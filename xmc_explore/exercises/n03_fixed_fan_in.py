@@ -136,16 +136,17 @@ $$\frac{\partial \mathcal{L}}{\partial w_{l,k}} = \sum_b g_{b,l}\; x_{b,\,\mathr
     WriteFunction(
         name="sparse_gradient_of_x", title="what the encoder is told", notebook="03", difficulty=4, importance=5,
         minutes=15, reference=gradient_of_x, inputs=_backward_of_x,
-        statement=r"""Write `gradient_of_x(grad, weight, indices, width)`, of shape `[B, D]`.
-Feature $j$ hears every slot that reads it:
+        statement=r"""Write `gradient_of_x(grad, weight, indices, width)`, of shape `[B, D]`; `width` is $D$.
+Feature $j$ hears every slot, place $k$ of label $l$, that reads it:
 
 $$\frac{\partial \mathcal{L}}{\partial x_{b,j}} = \sum_{(l,k)\,:\;\mathrm{idx}(l,k) = j} g_{b,l}\; w_{l,k} .$$""",
         hints=("Start with zeros of shape `[B, width]` and add each slot's contribution at its feature.",
                "`dx.index_add_(1, where, what)` adds columns; several may go to one place.",
                "`what` is `(grad.unsqueeze(2) * weight).flatten(1)`, `where` is `indices.flatten()`."),
         mistakes=(
-            Mistake("The last label that reads a feature wins", "Plain assignment `dx[:, row] = ...` overwrites what "
-                    "other labels had put there: add.", _last_one_wins),
+            Mistake("The last label that reads a feature wins", "`dx[:, row] = ...` overwrites what other labels "
+                    "had put there. So does `dx[:, indices] += ...`: of an index that comes twice it keeps one. "
+                    "`index_add_` adds them all.", _last_one_wins),
             Mistake("The weights are missing", "A slot passes on its gradient times its weight.", _without_weight),
             Mistake("You averaged over the readers of a feature", "It is a sum: a feature with many readers does hear "
                     "more.", _averaged)),
