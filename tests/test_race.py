@@ -58,6 +58,19 @@ def test_rows_have_medians_ratios_and_bytes():
     assert steps["dense bfloat16, in place"] == 29 * (2 * 17 + 4)  # weights in bfloat16, biases in float32, no more
 
 
+def test_the_bar_counts_turns_of_peers(monkeypatch):
+    shown = []
+
+    class Bar(race.tqdm):
+        def update(self, n=1):
+            super().update(n)
+            shown.append(self.n)
+
+    monkeypatch.setattr(race, "tqdm", Bar)
+    race.race([SHAPE, SHAPE], ["FixedFanIn", "nn.Linear"], repeats=1)
+    assert sorted({*shown}) == list(range(1, 9))
+
+
 def test_what_does_not_fit_is_said_and_not_run(monkeypatch):
     class Memory:
         available = race.RESERVE + 100_000

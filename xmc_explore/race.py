@@ -255,14 +255,18 @@ def race(shapes: Iterable[Shape], peers: Sequence[str] | None = None, *, repeats
         if name not in known:
             raise ValueError(f"{name!r} is not one of {', '.join(map(repr, known))}")
     device = torch.device(device)
+    shapes, turns = [Shape(*shape) for shape in shapes], (repeats + 1) * len(names)
     rows: list[dict[str, Any]] = []
-    for shape in tqdm([Shape(*shape) for shape in shapes], desc="race", unit="shape", disable=not progress):
+    bar = tqdm(total=turns * len(shapes), desc="race", unit="turn", disable=not progress)
+    for number, shape in enumerate(shapes, 1):
         slow = _too_slow(shape, rows, patience)
         for i, (group, left_out) in enumerate(_groups(shape, [name for name in names if name not in slow], device)):
             left_out |= slow if i == 0 else {}
-            rows += _turns(shape, group, repeats, kinds, device, seconds, patience)
+            rows += _turns(shape, group, repeats, kinds, device, seconds, patience, bar.update)
             rows += [{**shape._asdict(), "peer": name, "kind": kind, "note": why} for name, why in left_out.items()
                      for kind in kinds]
+        bar.update(turns * number - bar.n)  # not all had all their turns
+    bar.close()
     return _against_dense(rows)
 
 
@@ -296,7 +300,7 @@ def _too_slow(shape: Shape, rows: Sequence[dict[str, Any]], patience: float) -> 
 
 
 def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str], device: torch.device,
-           seconds: float, patience: float) -> list[dict[str, Any]]:
+           seconds: float, patience: float, done: Callable[[], Any]) -> list[dict[str, Any]]:
     contestants = {name: _Contestant(PEERS[name], shape, device) for name in names}
     times: dict[tuple[str, str], list[float]] = {}
     peaks: dict[str, float] = {}
@@ -314,6 +318,7 @@ def _turns(shape: Shape, names: Sequence[str], repeats: int, kinds: Sequence[str
                 took = contestant.run(kind)
                 if repeat:
                     taken.append(took)
+            done()
         if repeat >= 3 and time.perf_counter() - started > seconds:
             break
     rows = []
