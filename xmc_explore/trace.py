@@ -20,7 +20,6 @@ import math
 import platform
 import shutil
 import tempfile
-import textwrap
 import time
 import weakref
 import zlib
@@ -423,9 +422,7 @@ class Trace:
                          + " (propensity A={}, B={})".format(*c["propensity"]))
         if len(self.store) > 1:
             lines.append(f"  {len(self.store) - 1} rewire{'s' * (len(self.store) > 2)}")
-        lines += [f"  note: {n}" for n in self.notes]
-        return "\n".join(textwrap.fill(line, 100, subsequent_indent="    ", break_long_words=False,
-                                       break_on_hyphens=False) for line in lines)
+        return "\n".join(lines + [f"  note: {n}" for n in self.notes])
 
 
 class TemporaryFolder:

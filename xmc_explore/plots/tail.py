@@ -23,7 +23,7 @@ def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), z
     labels and assignments as there are; what leaves the picture is not drawn. Raises ValueError for what has no labels,
     for edges that do not rise within (0, 1), for a negative exponent, and for a law over fewer than two labels.
     """
-    if not isinstance(source, Corpus | Trace):
+    if not hasattr(source, "label_frequency"):  # the explorer brings what it has read of one, once
         raise ValueError(f"give a corpus or a trace; got {type(source).__name__}")
     names, frequency = source.label_names, np.asarray(source.label_frequency)
     of_label = label_bins(frequency, edges).of_label
