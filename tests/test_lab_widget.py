@@ -124,6 +124,7 @@ def test_the_status_line(make):
     assert words(lab.status) == "step 0 of 5,000 · 0 rewires · – steps/s · paused"
     lab.run(12)
     assert re.fullmatch(r"step 12 of 5,000 · 1 rewire · \d+ steps/s · paused", words(lab.status))
+    assert "step 12 of 5,000, 1 rewire, paused" in repr(lab)
     for attribute in ('role="status"', 'aria-live="polite"', 'data-step="12"', 'data-state="paused"'):
         assert attribute in lab.status.value
 

@@ -549,7 +549,7 @@ def _toggle(name: str, tip: str, icon: str = "") -> W.Widget:
 def _text(corpus: str, s: Snapshot) -> str:
     """What a laboratory was, for whoever cannot see it."""
     lines = [f"Lab on {corpus!r}: {method_of(s.recipe)}, seed {s.recipe.seed}",
-             f"  step {s.step:,} of {s.steps:,}, {s.rewires} rewires, {s.state}"]
+             f"  step {s.step:,} of {s.steps:,}, {_rewires(s)}, {s.state}"]
     if s.metrics:
         shown = ("P@1", "recall@5", "recall@5/head", "recall@5/torso", "recall@5/tail")
         lines.append("  " + ", ".join(f"{name} {s.metrics[name]:.1f}" for name in shown if name in s.metrics))
@@ -558,15 +558,18 @@ def _text(corpus: str, s: Snapshot) -> str:
     return "\n".join(lines + [f"  {s.message}"] * bool(s.message))
 
 
+def _rewires(s: Snapshot) -> str:
+    return "1 rewire" if s.rewires == 1 else f"{s.rewires:,} rewires"
+
+
 def _status(s: Snapshot, pending: str = "") -> str:
     rate = "–" if s.steps_per_second is None else f"{s.steps_per_second:.0f}"
     rate = "" if s.state == "recorded" else f" · {rate} steps/s"
-    rewires = "1 rewire" if s.rewires == 1 else f"{s.rewires} rewires"
     other = "" if s.other is None else f' data-other-step="{s.other.step}"'
     # A reader that speaks each of twelve steps a second is of no use; it speaks when the run comes to rest.
     live = "off" if s.state == "playing" else "polite"
     state = PENDING.get(pending, s.state)
-    of, rest = f" of {f'{s.steps:,}' if s.steps else '…'}", f" · {rewires}{rate}"
+    of, rest = f" of {f'{s.steps:,}' if s.steps else '…'}", f" · {_rewires(s)}{rate}"
     return (f'<div class="xmc-status" role="status" aria-live="{live}" data-step="{s.step}" data-state="{state}"'
             f'{other} title="step {s.step:,}{of}{rest} · {state}"><b>step {s.step:,}</b>'
             f'<span class="xmc-of">{of}</span><span class="xmc-rest">{rest}</span><span> · <b>{state}</b></span></div>')
