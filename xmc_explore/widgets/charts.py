@@ -44,7 +44,7 @@ PRESENTED_TITLES = ("loss", "P@1 in parts, %", "gradient norm", "recall@5, %", "
 # Where the panels of each column stand, from top to bottom; the budget of the gradient has one once it was probed.
 TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26))
 TITLE_GAP = 0.01
-NOTHING_TO_PUSH = "This encoder has no parameters:<br>there is nothing to push."
+NOTHING_TO_PUSH = "This encoder<br>has no<br>parameters:<br>nothing to push."
 RUN_DASH = {"A": "solid", "B": "dash"}
 LOOKS = {"all": ALL, "auxiliary": AUXILIARY, **BINS}
 
