@@ -187,9 +187,10 @@ class Opened:
 
 @contextmanager
 def open_notebook(browser: Browser, server: Server, notebook: str, *, width: int = 1280, height: int = 720,
-                  **context_options: object) -> Iterator[Opened]:
-    """Open a notebook in a fresh browser profile of a given size."""
+                  script: str = "", **context_options: object) -> Iterator[Opened]:
+    """Open a notebook in a fresh browser profile of a given size; `script` runs before any other on the page."""
     context = browser.new_context(viewport={"width": width, "height": height}, **context_options)
+    context.add_init_script(script)
     try:
         page = context.new_page()
         opened = Opened(page)

@@ -15,7 +15,7 @@ from jupyter_browser import LabView, jupyter_lab, open_notebook, with_parameters
 from playwright.sync_api import expect
 
 import xmc_explore as xe
-from xmc_explore.widgets import sharing
+from xmc_explore.widgets import charts, sharing
 from xmc_explore.widgets.page import Page
 
 pytestmark = pytest.mark.browser
@@ -525,6 +525,41 @@ def test_after_a_restart_of_the_kernel_what_was_saved_stands_in(browser, server)
         play_for(lab, 10)
         expect(saved).to_be_hidden()
         assert opened.errors == [] and opened.cell_errors() == []
+
+
+TOO_BUSY = """AbortSignal.timeout = () => {
+    const late = new AbortController();
+    setTimeout(() => late.abort(), 0);
+    return late.signal;
+}"""  # no script of a widget is there when anywidget stops waiting for it
+SCRUB = """from xmc_explore.widgets.scrub import scrub
+trace = xe.train(corpus, recipe, steps=120, progress=False)
+scrub(trace)"""
+TAIL = "xe.LongTailExplorer(corpus)"
+
+
+def test_a_page_that_was_too_busy_to_load_the_pictures_in_time_catches_up(browser, server):
+    name = write_notebook(server.folder / "busy.ipynb", CORPUS, LAB, SCRUB, TAIL)
+    with open_notebook(browser, server, name, script=TOO_BUSY) as opened:
+        lab = start(opened)
+        assert "Failed to initialize model" in " ".join(opened.errors)
+        play_for(lab, 60)
+        step = lab.step()
+        expect(lab.root.locator(".xmc-caption")).to_contain_text(f"Rewire at step {step // 50 * 50}: ")
+        expect(lab.root.locator(".xmc-band").first).to_have_attribute("aria-label", re.compile("head, [0-9]+ labels"))
+        curves = lab.root.locator(".js-plotly-plot")
+        opened.page.wait_for_function("([node, step]) => node.data.some(line => line.x.at(-1) === step)",
+                                      arg=[curves.element_handle(), step])
+        assert len(curves.evaluate("node => node.data")) == len(charts.Charts().figure.data)
+        expect(curves.locator(".annotation-text").first).to_have_text("loss")
+        lab.press("Present")
+        expect(opened.page.locator("body")).to_have_class(re.compile(r"\bxmc-presenting\b"))
+        opened.screenshot("caught-up")
+        opened.page.keyboard.press("Escape")
+        for cell, selector in ((2, ".xmc-caption"), (3, ".js-plotly-plot .annotation-text")):
+            said = opened.output(cell).locator(selector).first
+            said.scroll_into_view_if_needed()
+            expect(said).not_to_be_empty()
 
 
 def test_the_tab_is_closed_and_opened_again(browser, server):

@@ -276,7 +276,7 @@ def test_loss_draws_each_step_and_its_running_median(traces):
     assert np.array_equal(each.x, steps) and np.array_equal(each.y, values) and each.line.width < median.line.width
     assert median.y[40] == np.median(values[36:45]) and median.y[0] == np.median(values[:5])
     ends = f"{median.y[0]:.3g} to {median.y[-1]:.3g}"
-    assert f"over 9 steps, from the first step to the last: SET {ends}." in picture.caption
+    assert f"over 9 steps, from the first step to the last: SET ({ends})." in picture.caption
     alone = plots.loss(traces["SET"], smooth=1)
     assert [t.name for t in alone.figure.data] == ["SET"] and np.array_equal(alone.figure.data[0].y, values)
 
@@ -290,7 +290,7 @@ def test_loss_shows_the_auxiliary_objective_and_where_it_ends(traces):
     steps, weight = trace.history("aux_weight")
     last = int(steps[weight > 0].max())
     assert 0 < last < STEPS and [s.x0 for s in picture.figure.layout.shapes] == [last]
-    assert f"the auxiliary objective of with ends at step {last}" in picture.caption
+    assert f"; the auxiliary objective ends at step {last} (with)" in picture.caption
 
 
 def test_precision_adds_up(traces):
@@ -321,7 +321,7 @@ def test_gradients_are_those_of_the_run(traces):
     for name in ("dense", "SET"):
         values = traces[name].history("grad")[1]
         assert np.array_equal(named(picture.figure, name).y, values)
-        assert f"{name} {values[0]:.3g} to {values[-1]:.3g}" in picture.caption
+        assert f"{name} ({values[0]:.3g} to {values[-1]:.3g})" in picture.caption
     blocks = plots.gradient_by_block(traces["SET"], smooth=1)
     assert [t.name for t in blocks.figure.data] == ["embedding", "first", "second"]
     assert np.array_equal(named(blocks.figure, "first").y, traces["SET"].history("grad/first")[1])
@@ -335,8 +335,9 @@ def test_the_budget_draws_what_was_probed(traces):
         drawn = named(picture.figure, name)
         assert np.array_equal(drawn.x, share[0]) and np.array_equal(drawn.y, share[1])
         assert np.array_equal(named(picture.figure, f"{name}, norm").y, norm[1])
-        assert f"{name} {plots.drawing.number(share[1][0])} to {plots.drawing.number(share[1][-1])}" in picture.caption
-    assert "the auxiliary objective of SET + auxiliary ends at step" in picture.caption
+        ends = " to ".join(plots.drawing.number(share[1][at]) for at in (0, -1))
+        assert f"{name} ({ends})" in picture.caption
+    assert re.search(r"the auxiliary objective ends at step \d+ \(SET \+ auxiliary\)", picture.caption)
     total = sum(named(picture.figure, name).y for name in (*BIN_NAMES, "auxiliary"))
     assert np.allclose(total, 1, atol=1e-5)
     assert {t.name for t in plots.gradient_budget(traces["dense"], smooth=1).figure.data if t.yaxis == "y"} == {
@@ -631,7 +632,8 @@ def test_numbers_are_drawn_as_they_are():
     picture = plots.numbers({"P@1": 31.4, "P@3": -2.0}, "A constant answer", "%")
     dots, = picture.figure.data
     assert dots.x.tolist() == [31.4, -2.0] and dots.y.tolist() == [0, 1] and dots.text[1] == "\N{MINUS SIGN}2"
-    assert picture.caption == "%: P@1 31.4 and P@3 \N{MINUS SIGN}2." and picture.table.columns.tolist() == ["of", "%"]
+    assert picture.caption == "%: P@1 (31.4) and P@3 (\N{MINUS SIGN}2)."
+    assert picture.table.columns.tolist() == ["of", "%"]
     table = plots.numbers(TIMES, "The race", "times nn.Linear", log=True, marks={"nn.Linear": 1})
     for t in table.figure.data:
         np.testing.assert_array_equal(t.x, TIMES[t.name].dropna())
@@ -640,6 +642,11 @@ def test_numbers_are_drawn_as_they_are():
     bins = plots.numbers({name: 1.0 + i for i, name in enumerate(BIN_NAMES)}, "Dropped", "%").figure
     for i, t in enumerate(bins.data):
         assert (t.name, t.marker.color, t.y.tolist()) == (BIN_NAMES[i], style.BINS[BIN_NAMES[i]].color, [i])
+    seeds = pd.DataFrame({"SET": [75.0, 85.0], "SET + auxiliary": [85.0, 90.0]}, index=["seed 0", "seed 1"])
+    methods = plots.numbers(seeds, "One method, several seeds", "P@1 (%)")
+    assert methods.caption.startswith("SET: seed 0 (75) and seed 1 (85); ")
+    assert [(t.marker.color, t.marker.symbol) for t in methods.figure.data] == [
+        (look.color, look.symbol) for look in (style.METHODS["SET"], style.AUXILIARY)]
     for values, log in (({"a": np.nan}, False), ({"a": 1.0, "b": 0.0}, True)):
         with pytest.raises(ValueError, match="'x' needs numbers"):
             plots.numbers(values, "x", "%", log=log)

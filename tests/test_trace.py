@@ -47,6 +47,7 @@ def test_history_table_and_metrics_agree(folder):
     with pytest.raises(KeyError, match="no evaluation on 'train' was recorded"):
         trace.metrics("train")
     assert "finished, 50 of 50 steps" in repr(trace) and "3 rewires" in repr(trace)
+    assert max(map(len, repr(trace).splitlines())) <= 100  # what fits at presenter size
 
 
 def test_a_dense_run_has_no_connectivity():

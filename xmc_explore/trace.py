@@ -20,6 +20,7 @@ import math
 import platform
 import shutil
 import tempfile
+import textwrap
 import time
 import weakref
 import zlib
@@ -410,19 +411,21 @@ class Trace:
 
     def __repr__(self) -> str:
         c, r = self.header["corpus"], self.recipe
-        lines = [f"Trace {self.folder.name!r}: {self.status}, {self.steps:,} of {self.header['steps']:,} steps on "
-                 f"{c['name']!r} ({c['n_labels']:,} labels), output {r.output}, seed {r.seed}"]
-        origin = self.header.get("branched_from")
+        title = (f"Trace {self.folder.name!r}: {self.status}, {self.steps:,} of {self.header['steps']:,} steps on "
+                 f"{c['name']!r} ({c['n_labels']:,} labels), output {r.output}, seed {r.seed}")
+        lines, origin = [], self.header.get("branched_from")
         if origin:
-            lines.append(f"  branched from {origin['trace']!r} at frame {origin['frame']}, step {origin['step']}")
+            lines.append(f"branched from {origin['trace']!r} at frame {origin['frame']}, step {origin['step']}")
         if self.events["eval"]:
             m = self.metrics(self.events["eval"][-1]["split"])
             shown = [k for k in ("P@1", "PSP@5", "recall@5/head", "recall@5/torso", "recall@5/tail") if k in m]
-            lines.append("  " + ", ".join(f"{k} {m[k]:.1f}" for k in shown)
+            lines.append(", ".join(f"{k} {m[k]:.1f}" for k in shown)
                          + " (propensity A={}, B={})".format(*c["propensity"]))
         if len(self.store) > 1:
-            lines.append(f"  {len(self.store) - 1} rewire{'s' * (len(self.store) > 2)}")
-        return "\n".join(lines + [f"  note: {n}" for n in self.notes])
+            lines.append(f"{len(self.store) - 1} rewire{'s' * (len(self.store) > 2)}")
+        lines += [f"note: {n}" for n in self.notes]
+        return "\n".join([title, *(textwrap.fill(row, 100, initial_indent="  ", subsequent_indent="    ")
+                                   for row in lines)])
 
 
 class TemporaryFolder:

@@ -78,7 +78,7 @@ def corpus_from_table(table: pd.DataFrame | str | Path, *, text: str = "text", t
     train, test = (Split(csr_array(labels[rows]), [texts[i] for i in rows]) for rows in sides)
     source = f"{where}: {len(table):,} rows; tags carried by {min_uses} documents or more; " + (
         f"{(~has_label).sum():,} rows left without a tag were dropped; " if not has_label.all() else "") + (
-        f"split by column {split!r}" if split else f"split by the texts' hashes, {test_share:.0%} for testing")
+        f"split by column {split!r}" if split else f"split by the texts' hashes, {100 * test_share:.0f} % for testing")
     return Corpus(name or "table", train, test, names[used].tolist(), source, propensity)
 
 

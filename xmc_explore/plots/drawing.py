@@ -120,7 +120,7 @@ def line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, look: Look,
 
 def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | None, row: int = 1,
              unit: str = "steps") -> str:
-    """A quantity of each step, thin, and its running median, bold; returns "... a to b, ..." of the latter.
+    """A quantity of each step, thin, and its running median, bold; returns "... (a to b), ..." of the latter.
 
     `smooth` is the window of the median in steps (or in probes, where that is the `unit`); by default a fortieth of the
     run.
@@ -138,7 +138,7 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
              legend=first)
         ends.setdefault(run.group, []).append((middle[0], middle[-1]))
         windows.add(window)
-    said = [f"{group} {' to '.join(span(values) for values in zip(*pairs, strict=True))}"
+    said = [f"{group} ({' to '.join(span(values) for values in zip(*pairs, strict=True))})"
             for group, pairs in ends.items()]
     over = f"running median over {listed(map(str, sorted(windows)))} {unit}" if max(windows) > 1 else f"all {unit}"
     return f"{over}, from the first step to the last: {listed(said)}"
@@ -185,8 +185,8 @@ def mark_cutoffs(figure: go.Figure, runs: list[Run]) -> str:
             said.setdefault(last, {})[run.group] = None
     for step in said:
         mark(figure, step, "auxiliary ends", AUXILIARY)
-    return "".join(f"; the auxiliary objective of {listed(groups)} ends at step {step:,}"
-                   for step, groups in said.items())
+    ends = [f"at step {step:,} ({listed(groups)})" for step, groups in said.items()]
+    return f"; the auxiliary objective ends {listed(ends)}" if ends else ""
 
 
 def mark(figure: go.Figure, x: float, text: str, look: Look = MARK) -> None:

@@ -9,14 +9,14 @@ import pandas as pd
 
 from .drawing import listed, log_axis, mark, number, panels, picture
 from .picture import Picture
-from .style import BINS, RUNS
+from .style import BINS, looks_of
 
 
 def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, unit: str, *, log: bool = False,
             marks: Mapping[str, float] | None = None) -> Picture:
     """A row of dots for each name; of a table, for each name in its index a dot a column. NaN is left out.
 
-    Head, torso and tail look as everywhere. `unit` says what is counted, `marks` are vertical lines (words -> place).
+    Bins and methods look as everywhere. `unit` says what is counted, `marks` are vertical lines (words -> place).
     Raises ValueError where there is no number, and for a logarithmic axis where one is not above 0.
     """
     table = values.astype(float) if isinstance(values, pd.DataFrame) else pd.Series(values, dtype=float).to_frame(unit)
@@ -36,10 +36,11 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
                         showgrid=False, range=[len(table) - 0.5, -1.2 if marks else -0.5])  # with room for their words
     of_bins = alone and set(table.index) <= BINS.keys()
     drawn = {name: table.iloc[:, 0].where(table.index == name) for name in table.index} if of_bins else table
+    looks = looks_of(map(str, drawn)) | BINS
     gap = 0 if alone else 0.8 / len(table.columns)
     for i, (name, column) in enumerate(drawn.items()):
         there = np.flatnonzero(np.isfinite(column))
-        look, x = BINS.get(name, RUNS[i % len(RUNS)]), column.to_numpy()[there]
+        look, x = looks[str(name)], column.to_numpy()[there]
         figure.add_scatter(
             x=x, y=there + gap * (i - (len(table.columns) - 1) / 2), name=str(name), showlegend=not alone,
             mode="markers+text" if alone else "markers", text=[number(v) for v in x], textposition="middle right",
@@ -49,7 +50,7 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
     for words, place in (marks or {}).items():
         mark(figure, place, words)
     said = [(str(name), column.dropna()) for name, column in table.items()]
-    each = [f"{name}: " + listed(f"{row} {number(v)}" for row, v in column.items()) for name, column in said]
+    each = [f"{name}: " + listed(f"{row} ({number(v)})" for row, v in column.items()) for name, column in said]
     ends = [f"{name}: most {column.idxmax()} ({number(column.max())}), least {column.idxmin()} "
             f"({number(column.min())})" for name, column in said if len(column)]
     return picture(figure, f"{'; '.join(each if everything.size <= 8 else ends)}.",

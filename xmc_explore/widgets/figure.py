@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import plotly.graph_objects as go
@@ -29,6 +30,12 @@ class Figure(Guarded, go.FigureWidget):
     def _ours(self, proposal: Any) -> dict[str, Any]:
         """Plotly sets its own while the widget is made."""
         return proposal["value"] | self._from_the_first()
+
+    def say_again(self) -> None:
+        """Draw all of it on a page that has drawn an empty figure."""
+        with self.drawing:
+            self._send_addTraces_msg(deepcopy(self._data))
+            self._send_relayout_msg(deepcopy(self._layout))
 
 
 class BareFigure(Figure):

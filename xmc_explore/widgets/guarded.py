@@ -28,6 +28,11 @@ class Guarded:
         with self._drawing:
             super().set_state(sync_data)
 
+    def say_again(self) -> None:
+        """Tell the page everything but the script, which it has."""
+        with self._drawing:
+            self.send_state(set(self.keys) - {"_esm", "_css"})
+
 
 def hear_while_a_cell_runs(widget: W.Widget) -> None:
     """Let the browser say in which thread of the kernel its messages are heard; JupyterLab keeps one for widgets.

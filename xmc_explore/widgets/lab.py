@@ -226,7 +226,7 @@ class Lab:
         self.status.add_class("xmc-status-box")
         self.scrubber = Scrubber(self._ask)
         self.charts, self.canvas = Charts(), ConnectivityCanvas()
-        self.page = Page(curves=self.charts.figure.model_id)
+        self.page = Page(self.canvas, self.charts.figure, curves=self.charts.figure.model_id)
         self.page.observe(lambda event: setattr(self.present, "value", event.new), "presenting")
         self.page.observe(lambda _: self.present.value and self._present(True), "narrow")
         self.canvas.observe(self._frame_chosen, "frame")

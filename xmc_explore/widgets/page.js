@@ -88,6 +88,28 @@ function render({ model, el }) {
     };
   }
   hold();
+
+  // anywidget gives a widget two seconds to load its script, and drops whatever the kernel says to it from then on. On a
+  // busy machine plotly's script takes longer. Messages then go past anywidget, and the kernel says everything again.
+  let gone = false;
+  async function listen() {
+    const drawn = async (widget) => (await Promise.all(Object.values(widget.views ?? {})))
+      .some((view) => view.el.contains(el) || view.el.querySelector("canvas, svg"));
+    const deaf = [];
+    for (const id of model.get("parts")) {
+      const widget = await model.widget_manager.get_model(id);
+      try {
+        await widget._handle_comm_msg({ content: { data: { method: "" } } });
+      } catch {
+        while (!(gone || await drawn(widget))) await new Promise((done) => setTimeout(done, 100));
+        const take = Object.getPrototypeOf(Object.getPrototypeOf(widget))._handle_comm_msg;
+        widget.comm.on_msg((message) => take.call(widget, message));
+        deaf.push(id);
+      }
+    }
+    if (deaf.length && !gone) set("deaf", deaf);
+  }
+  listen();
   const NARROW = 960; // pixels; lab.css has the same
   let wide = 0;
   const sized = new ResizeObserver(([{ contentRect: { width } }]) => {
@@ -121,6 +143,7 @@ function render({ model, el }) {
   document.addEventListener("keydown", leave);
   if (model.get("presenting")) present(); // another laboratory's page may be
   return () => {
+    gone = true;
     model.off("change:presenting", present);
     model.off("change:copy", copy);
     document.removeEventListener("keydown", leave);

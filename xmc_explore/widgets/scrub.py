@@ -20,6 +20,7 @@ from ..trace import Trace
 from .canvas import ConnectivityCanvas
 from .figure import Figure
 from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
+from .page import Page
 
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
 
@@ -46,7 +47,8 @@ class Scrub:
         self._links: list[W.Widget] = []
         boxes = [W.VBox([W.HTML(f"<b>{html.escape(name)}</b>"), canvas]) for name, canvas in self.canvases.items()]
         self._boxes = boxes
-        self.widget = W.VBox([*([self._first] if alone else [self._difference, W.HBox(boxes)]), *self.figures])
+        page = Page(*self.canvases.values(), *self.figures)
+        self.widget = W.VBox([*([self._first] if alone else [self._difference, W.HBox(boxes)]), *self.figures, page])
         self.widget.add_class("xmc-scrub")
         for name, box in zip(self.canvases, boxes, strict=True):
             box.add_class("xmc-beside")
@@ -55,7 +57,7 @@ class Scrub:
                 canvas.transport = False  # one slider for both
                 self._links = [W.jslink((self._first, trait), (canvas, trait)) for trait in LINKED]
                 canvas.observe(self._moved_second, "frame")
-        for widget in (*self.canvases.values(), self._difference, *self.figures):
+        for widget in (*self.canvases.values(), self._difference, *self.figures, page):
             hear_while_a_cell_runs(widget)
         self._first.observe(lambda _: self._show(), "frame")
         self._first.observe(lambda _: self._filter(), "brushed")

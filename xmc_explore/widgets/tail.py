@@ -73,13 +73,15 @@ class LongTailExplorer:
         left = W.VBox([knobs, self._table])
         body = W.HBox([left, self._figure])
         body.add_class("xmc-tail-body")
-        self.widget = W.VBox([body, self._words, _Page()])
+        page = _Page(self._figure)
+        self.widget = W.VBox([body, self._words, page])
         self.widget.add_class("xmc-lab")
         self._say(first)
         for slider in (self.head, self.torso, self.zipf):
             slider.observe(self._moved, "value")
             hear_while_a_cell_runs(slider)
         hear_while_a_cell_runs(self._figure)
+        hear_while_a_cell_runs(page)
         of_this_cell().append(self)
 
     @property
