@@ -148,6 +148,8 @@ def test_exercises_are_shown_and_then_asked(path):
         assert any(f'ex.{ANSWERED_BY[type(exercise)]}("{name}"' in cell.source for cell in code)
     for cell in code:
         assert ("ex.check(" in cell.source) == ("exercise" in tags(cell))
+        for name, function in re.findall(r'@ex\.check\("(\w+)"\)\ndef (\w+)', cell.source):
+            assert re.search(rf"`{function}\b", ex.find(name).statement)  # it asks for what the cell begins
 
 
 def test_every_exercise_stands_in_a_notebook():

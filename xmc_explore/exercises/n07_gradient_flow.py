@@ -38,7 +38,7 @@ def _schedule(rng):
 # --- who pushes the encoder ---------------------------------------------------------------------------------------
 
 
-def budget(parts):
+def gradient_budget(parts):
     total = parts.sum(axis=0)
     return parts @ total / (total @ total)
 
@@ -58,7 +58,7 @@ def _norm_over_total(parts):
 
 
 def _magnitudes(parts):
-    shares = np.abs(budget(parts))
+    shares = np.abs(gradient_budget(parts))
     return shares / shares.sum()
 
 
@@ -106,10 +106,10 @@ EXERCISES = [
                 "is why too late a cut-off can hurt."),
     WriteFunction(
         name="gradient_budget", title="who pushes the encoder", notebook="07", difficulty=3, importance=5, minutes=10,
-        reference=budget, inputs=_parts,
+        reference=gradient_budget, inputs=_parts,
         statement=r"""The gradient of the encoder is a sum, $g = \sum_i g_i$: one part from head labels, one from
-torso, one from tail, one from the auxiliary head. Write `budget(parts)`: `parts` is `[4, P]`, a row a part; return four
-shares that add up to 1, the length of each part's projection on the whole,
+torso, one from tail, one from the auxiliary head. Write `gradient_budget(parts)`: `parts` is `[4, P]`, a row a part;
+return four shares that add up to 1, the length of each part's projection on the whole,
 
 $$s_i = \frac{g_i \cdot g}{g \cdot g} .$$
 
