@@ -424,8 +424,8 @@ class Trace:
         if len(self.store) > 1:
             lines.append(f"{len(self.store) - 1} rewire{'s' * (len(self.store) > 2)}")
         lines += [f"note: {n}" for n in self.notes]
-        return "\n".join([title, *(textwrap.fill(row, 100, initial_indent="  ", subsequent_indent="    ")
-                                   for row in lines)])
+        rows = [textwrap.fill(row, 100, initial_indent="  ", subsequent_indent="    ") for row in lines]
+        return "\n".join([textwrap.fill(title, 100, subsequent_indent="    "), *rows])
 
 
 class TemporaryFolder:
