@@ -222,6 +222,21 @@ def test_the_auxiliary_curve_ends_where_its_objective_ends(make):
     assert np.isfinite(curve(lab, "auxiliary").y).tolist() == [True] * 10 + [False] * 10
 
 
+def test_the_legend_names_the_auxiliary_objective_where_there_is_one_and_last(make):
+    def named(lab):
+        shown = [line for line in lab.charts.figure.data if line.showlegend and line.visible]
+        return [line.name for line in sorted(shown, key=lambda line: line.legendrank or 1000)]
+
+    lab = make(RECIPE.replace(aux_weight=0.0))
+    lab.run(3)
+    assert named(lab) == ["all", "head", "torso", "tail"]
+    lab.knobs.set(aux_weight=0.5)
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    lab.run(3)
+    until(lambda: named(lab) == ["all", "head", "torso", "tail", "auxiliary"])
+
+
 @given(st.integers(0, 5 * MOST_POINTS))
 def test_thinning_keeps_the_last_point_and_moves_none(n):
     events = [{"step": i + 1, "loss": float(i)} for i in range(n + 7)]  # the run may be ahead of the snapshot

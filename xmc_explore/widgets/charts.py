@@ -38,6 +38,7 @@ LINES = (
       for name, part in (("all", ""), *((name, f"/{name}") for name in BIN_NAMES))),
     *(Line(name, "probe", f"budget/share/{name}", (3, 1)) for name in (*BIN_NAMES, "auxiliary")),
 )
+AUXILIARY_LOSS = 1  # where it is in LINES
 TITLES = ("loss", "P@1 and its parts, %", "encoder gradient norm", "recall@5, %",  # row by row
           "who pushes the encoder: share")
 PRESENTED_TITLES = ("loss", "P@1 in parts, %", "gradient norm", "recall@5, %", "who pushes: share")
@@ -67,7 +68,8 @@ class Charts:
                 look = LOOKS[line.name]
                 figure.add_trace(go.Scatter(
                     x=[], y=[], name=line.name, legendgroup=line.name, visible=run == "B",
-                    showlegend=run == "B" and line.name not in first,
+                    showlegend=run == "B" and line.name not in {*first, "auxiliary"},
+                    legendrank=1001 if line.name == "auxiliary" else 1000,  # the bins stay together
                     mode="lines" if line.kind == "step" else "lines+markers",
                     line=dict(color=look.color, dash=look.dash, width=1 if line.kind == "step" else 2),
                     marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
@@ -115,6 +117,7 @@ class Charts:
             if snapshot.other is not None:
                 self._draw("A", snapshot.other)
             self._draw("B", snapshot)
+            self._name_auxiliary()
             if cursor != self._cursor:
                 self.figure.layout.shapes = [] if cursor is None else [
                     dict(type="line", x0=cursor, x1=cursor, y0=0, y1=1, xref=x, yref="paper",
@@ -157,6 +160,13 @@ class Charts:
             a.line.dash = RUN_DASH["A"]
             b.line.dash = RUN_DASH["B"] if two else LOOKS[line.name].dash
         self._drawn["A"] = (0, {}) if two else (-1, {})
+
+    def _name_auxiliary(self) -> None:
+        """The legend has the auxiliary objective once there is something of it: in a narrow panel each name counts."""
+        drawn = any(line.name == "auxiliary" and curve.visible and np.isfinite(curve.y).any()
+                    for curves in self._curves.values() for line, curve in zip(LINES, curves, strict=True))
+        if self.curve(AUXILIARY_LOSS).showlegend != drawn:
+            self.curve(AUXILIARY_LOSS).showlegend = drawn
 
     def _draw(self, which: str, snapshot: Snapshot) -> None:
         lengths = {"step": snapshot.records, "eval": snapshot.evaluations, "probe": snapshot.probes}
