@@ -36,6 +36,7 @@ class Figure(Guarded, go.FigureWidget):
         with self.drawing:
             self._send_addTraces_msg(deepcopy(self._data))
             self._send_relayout_msg(deepcopy(self._layout))
+            self._send_relayout_msg({"width": None})  # where plotly is told a height it holds on to its width, too
 
 
 class BareFigure(Figure):
