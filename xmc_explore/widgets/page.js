@@ -89,8 +89,8 @@ function render({ model, el }) {
   }
   hold();
 
-  // anywidget gives a widget two seconds to load its script, and drops whatever the kernel says to it from then on. On a
-  // busy machine plotly's script takes longer. Messages then go past anywidget, and the kernel says everything again.
+  // anywidget gives a widget two seconds to load its script, and drops whatever the kernel says to it from then on. On
+  // a busy machine plotly's script takes longer. Messages then go past anywidget, and the kernel says all of it again.
   let gone = false;
   async function listen() {
     const drawn = async (widget) => (await Promise.all(Object.values(widget.views ?? {})))
