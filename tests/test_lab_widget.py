@@ -258,10 +258,12 @@ def test_where_the_encoder_has_no_parameters_its_panel_says_so(make):
     lab.run(3)
     assert said(lab) == ["This encoder<br>has no<br>parameters:<br>nothing to push."]  # no line wider than its panel
     assert not any(lab.charts.curve([line.field for line in LINES].index("grad")).y)
+    assert not lab.charts.figure.layout.yaxis3.showticklabels
     lab.knobs.set(encoder="bag")
     lab.buttons["Reset"].click()
     painted(lab, lambda s: s.run == 2 and s.state == "paused")
     until(lambda: said(lab) == [])
+    assert lab.charts.figure.layout.yaxis3.showticklabels
 
 
 def test_the_budget_of_the_gradient_has_a_panel_once_it_was_probed(make):

@@ -111,7 +111,10 @@ class Charts:
                 self._budget = probed
                 _arrange(self.figure, probed)
             sides = (snapshot,) if snapshot.other is None else (snapshot, snapshot.other)
-            self.figure.layout.annotations[-1].visible = all(side.recipe.encoder == "features" for side in sides)
+            nothing = all(side.recipe.encoder == "features" for side in sides)
+            self.figure.layout.annotations[-1].visible = nothing
+            # On a logarithmic axis that holds nothing plotly would crowd every number there is.
+            self.figure.layout.yaxis3.update(showticklabels=not nothing, showgrid=not nothing)
             self._axes(snapshot)
             self._pair(snapshot.other is not None)
             if snapshot.other is not None:
