@@ -251,9 +251,12 @@ def test_the_keys_of_the_picture_go_through_the_moments_of_two_runs(opened, two_
     lab, keys = two_presented, opened.page.keyboard
     caption = lab.root.locator(".xmc-caption")
     of_a, of_b = (int(lab.status.get_attribute(name)) // 50 * 50 for name in ("data-other-step", "data-step"))
+    at = of_b
     for look, said, last in (("difference", "Connections at step {}: only in A", max(of_a, of_b)),
                              ("A", "Rewire at step {}: ", of_a), ("B", "Rewire at step {}: ", of_b)):
         lab.press(look)
+        expect(caption).to_contain_text(said.format(f"{min(at, last):,}"))  # the new picture is there
+        at = last - 50
         lab.root.locator(".xmc-stage").focus()
         for key, step in (("Home", 0), ("ArrowRight", 50), ("End", last), ("ArrowLeft", last - 50)):
             keys.press(key)
