@@ -202,7 +202,8 @@ def steps_and_memory(seconds: Sequence[float], resident: Sequence[int], limits: 
     steps = np.arange(1, len(seconds) + 1)
     values = np.array([*resident, *limits.values()]) / GIB
     figure = panels(title, ["seconds a step", "GiB (log scale)"], title_text="step", range=[0.5, len(steps) + 0.5])
-    figure.update_layout(yaxis_rangemode="tozero", yaxis2=log_axis(values) | {"title_text": "GiB (log scale)"})
+    figure.update_layout(yaxis_rangemode="tozero", yaxis2=log_axis(values) | {"title_text": "GiB (log scale)"},
+                         margin_t=116)  # where it is narrow the legend has two lines
     line(figure, steps, np.asarray(seconds, dtype=float), "a step", RUNS[0])
     line(figure, steps, np.asarray(resident) / GIB, "this process", RUNS[1], row=2)
     for (name, size), look in zip(limits.items(), (DENSE, *RUNS[2:]), strict=False):
