@@ -166,10 +166,9 @@ class Charts:
 
     def _name_auxiliary(self) -> None:
         """The legend has the auxiliary objective once there is something of it: in a narrow panel each name counts."""
-        drawn = any(line.name == "auxiliary" and curve.visible and np.isfinite(curve.y).any()
-                    for curves in self._curves.values() for line, curve in zip(LINES, curves, strict=True))
-        if self.curve(AUXILIARY_LOSS).showlegend != drawn:
-            self.curve(AUXILIARY_LOSS).showlegend = drawn
+        self.curve(AUXILIARY_LOSS).showlegend = any(
+            line.name == "auxiliary" and curve.visible and np.isfinite(curve.y).any()
+            for curves in self._curves.values() for line, curve in zip(LINES, curves, strict=True))
 
     def _draw(self, which: str, snapshot: Snapshot) -> None:
         lengths = {"step": snapshot.records, "eval": snapshot.evaluations, "probe": snapshot.probes}
