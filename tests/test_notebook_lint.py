@@ -155,3 +155,32 @@ def test_exercises_are_shown_and_then_asked(path):
 def test_every_exercise_stands_in_a_notebook():
     code = "\n".join(cell.source for path in NOTEBOOKS for cell in cells(path, "code"))
     assert [name for name in ex.all_exercises() if f'ex.show("{name}")' not in code] == []
+
+
+def minutes_of(when: str) -> tuple[int, int]:
+    """The beginning and the end of "0-10" or "9:00-9:30", in minutes."""
+    begin, end = ([int(n) for n in part.split(":")] for part in when.split("-"))
+    return tuple(60 * part[0] + part[1] if len(part) == 2 else part[0] for part in (begin, end))
+
+
+@pytest.mark.parametrize("title", ["90 minutes", "One day"])
+def test_the_lecturers_plans_add_up(title):
+    """Nothing overlaps, exercises fit beside a whole notebook's own minutes, and each is solved, shown or left."""
+    plan = re.search(rf"^## {title}\n(.*?)^## ", (FOLDER / "TEACHING.md").read_text("utf-8"), re.M | re.S)[1]
+    rows = [[cell.strip() for cell in row[1:-1].split("|")] for row in re.findall(r"^\| \d.*\|$", plan, re.M)]
+    times, named, taught = [], [], set()
+    for when, *what, solved, shown, home in rows:
+        begin, end = minutes_of(when)
+        assert not times or begin in (times[-1][1], times[-1][0]) and begin < end, when
+        times.append((begin, end))
+        listed = {name: int(n) for name, n in re.findall(r"`(\w+)` (\d+)", " ".join((solved, shown, home)))}
+        assert listed == {name: ex.find(name).minutes for name in listed}, when
+        named += listed
+        needed = sum(listed[name] for name in re.findall(r"`(\w+)`", solved))
+        found = re.search(r"\((\d\d)_\w+\.ipynb\)", " ".join(what))
+        taught |= {found[1]} if found else set()
+        if found and "section" not in " ".join(what):
+            opening, = (cells(path, "markdown")[0].source for path in NOTEBOOKS if path.name.startswith(found[1]))
+            needed += int(re.search(r"\*\*Minutes\*\* \| (\d+)", opening)[1])
+        assert needed <= end - begin, when
+    assert sorted(named) == sorted(name for name, e in ex.all_exercises().items() if e.notebook in taught)
