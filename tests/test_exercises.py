@@ -55,8 +55,9 @@ def test_the_solution_as_it_would_stand_in_a_notebook_passes(exercise, seed):
 def test_a_likely_mistake_is_called_by_its_name(exercise, mistake, seed):
     if exercise.missing():
         pytest.skip(exercise.missing())
-    right, kind, words, _ = examine(exercise, mistake.function, seed)
+    right, kind, words, picture = examine(exercise, mistake.function, seed)
     assert not right and kind == "wrong"
+    assert (picture is None) == (exercise.picture is None)
     assert words == f"**{mistake.name}.** {mistake.words}"
 
 
@@ -73,6 +74,49 @@ def test_a_statement_has_all_that_a_student_needs(exercise):
 def test_there_are_enough_of_each_kind():
     kinds = [type(e) for e in ALL.values()]
     assert len(kinds) >= 20 and set(kinds) == {WriteFunction, WriteKernel, Prediction, Knob}
+
+
+DRAWN = {name: e for name, e in WRITE.items() if e.picture}
+ODD = {"a word": "a", "nothing": None, "a number": 3, "a list": [1, 2, [3]], "a dictionary": {"a": 1},
+       "not a number": lambda t: np.full(t.shape, np.nan), "too large": lambda t: np.full(t.shape, 1e300),
+       "one of each": lambda t: np.resize([np.nan, np.inf, 1e300, -1.0, 1.0], t.shape), "turned": lambda t: t.T,
+       "one too few": lambda t: t[1:], "complex": lambda t: t + 1j, "objects": lambda t: t.astype(object),
+       "trained": lambda t: torch.as_tensor(t.astype(float)).requires_grad_(), "a tensor": torch.as_tensor,
+       "a generator": (i for i in range(3)), "empty": np.zeros(0)}
+
+
+def test_pictures_are_where_they_say_more():
+    assert list(DRAWN) == ["recall_per_bin", "tile_mask", "prune", "survival", "aux_schedule", "gradient_budget"]
+
+
+@pytest.mark.parametrize("exercise", DRAWN.values(), ids=DRAWN)
+def test_the_picture_of_a_right_answer_and_of_each_mistake_says_how_they_compare(exercise):
+    for function in (exercise.reference, *(m.function for m in exercise.mistakes)):
+        picture = examine(exercise, function, 3)[3]
+        right = function is exercise.reference
+        assert ("is the target everywhere" in picture.caption or "and no other" in picture.caption) == right
+        assert picture.caption.startswith("On one of the random inputs") and "yours" in picture.alt
+        assert picture.svg().startswith("<svg") and picture.table.columns.isin(["yours", "target"]).sum() == 2
+        said = [t.name for t in picture.figure.data] + [a.text for a in picture.figure.layout.annotations]
+        assert {"yours", "target"} <= {name.strip("</b>") for name in said}
+        assert picture.figure.layout.template.layout.font.color  # the house's template
+
+
+def test_without_plotly_an_answer_is_checked_and_not_drawn(monkeypatch):
+    monkeypatch.setattr(checking, "find_spec", lambda name: None)
+    exercise = DRAWN["prune"]
+    assert examine(exercise, exercise.reference, 0)[0] and examine(exercise, exercise.reference, 0)[3] is None
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("exercise", DRAWN.values(), ids=DRAWN)
+def test_no_odd_answer_stops_a_picture(exercise, odd):
+    arguments = exercise.inputs(np.random.default_rng(0))
+    target = exercise.reference(*arguments)
+    picture = exercise.picture(arguments, odd(target) if callable(odd) else odd, target)
+    assert picture.svg() and picture.html()
+    assert math.isfinite(picture.figure.layout.height) and "nan" not in picture.caption + picture.alt
 
 
 # --- the checker --------------------------------------------------------------------------------------------------

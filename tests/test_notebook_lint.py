@@ -24,7 +24,7 @@ WITHOUT = {  # sections that need no claim, or no figure for it, and why
     ("00", "Is this machine ready?"): "a check of the machine, line by line",
     ("00", "A real corpus that nobody has to download"): "documents to read; what they show is claimed in the next",
     ("04", "What it costs to be sorted"): "a cost in words, of what the section before has drawn",
-    ("04", "Write one"): "an exercise; its checker shows yours beside the target",
+    ("04", "Write one"): "an exercise: the student's kernel is the claim, and its walk counts what it asks for",
     ("04", "On a GPU"): "nothing is claimed where there is no GPU",
     ("07", "Could you do without?"): "an exercise: the student's recipe is the claim",
     ("07", "The laboratory"): "questions that the student answers with its knobs",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .exercise import Mistake, Prediction, WriteFunction
+from .pictures import dots
 
 # --- precision at k -----------------------------------------------------------------------------------------------
 
@@ -197,6 +198,7 @@ with $N_l$ the training documents of the label and $N$ all of them. Write
     WriteFunction(
         name="recall_per_bin", title="recall of head, torso and tail", notebook="01", difficulty=3, importance=5,
         minutes=12, reference=recall_per_bin, inputs=_top,
+        picture=dots("What is found in each bin?", "recall", ("head", "torso", "tail")),
         statement="Write `recall_per_bin(top, labels, bin_of_label)`: of all (document, label) assignments in a bin, "
                   "the share whose label is among the document's answers. `top` `[N, k]` holds the answers of each "
                   "document, as numbers of labels, `labels` `[N, L]` is 0 and 1, `bin_of_label` `[L]` is 0 (head), "

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from .exercise import Mistake, Prediction, WriteFunction, WriteKernel
+from .pictures import cells
 
 try:
     import triton.language as tl
@@ -200,6 +201,7 @@ EXERCISES = [
     WriteFunction(
         name="tile_mask", title="what sticks out", notebook="04", difficulty=2, importance=5, minutes=6,
         reference=tile_mask, inputs=_last_tile,
+        picture=cells("Which cells of the tile exist?", "label", "document", lambda labels, docs, *_: (labels, docs)),
         statement="70 labels in tiles of 32 make three tiles, and the third sticks out. Write `tile_mask(labels, docs, "
                   "n_labels, batch)`: a Boolean array `[len(labels), len(docs)]` that says which cells of the tile "
                   "exist.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .exercise import Knob, Mistake, Prediction, WriteFunction
+from .pictures import cells
 
 # --- prune --------------------------------------------------------------------------------------------------------
 
@@ -112,6 +113,8 @@ EXERCISES = [
     WriteFunction(
         name="prune", title="what to drop", notebook="05", difficulty=2, importance=5, minutes=8,
         reference=prune, inputs=_weights,
+        picture=cells("Which slots are dropped?", "label", "slot",
+                      lambda weight, _: tuple(map(np.arange, weight.shape)), lambda weight, _: weight, "weight"),
         statement="Write `prune(weight, fraction)`: `weight` is `[L, K]`; return a boolean array `[L, K]` that is "
                   "`True` for the `int(fraction * L * K)` weights that are smallest in size **over the whole layer**. "
                   "A label may lose all of its connections, another none.",

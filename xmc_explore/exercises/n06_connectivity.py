@@ -6,6 +6,7 @@ import numpy as np
 
 from ..probes import moves
 from .exercise import Knob, Mistake, Prediction, WriteFunction
+from .pictures import curves
 
 # --- who moves ----------------------------------------------------------------------------------------------------
 
@@ -86,6 +87,7 @@ EXERCISES = [
     WriteFunction(
         name="survival", title="how long does a connection live?", notebook="06", difficulty=3, importance=4,
         minutes=15, reference=survival, inputs=_lives,
+        picture=curves("What share lives on?", "share", "age", lambda age, dead: np.unique(age[dead])),
         statement=r"""Write `survival(age, dead)`. Two arrays `[n]`: the age of each connection when it was last seen,
 and whether it died at that age (else the run ended, and it was still alive). Return the share that lives on beyond each
 age at which any died, in rising order of age (Kaplan and Meier, 1958):

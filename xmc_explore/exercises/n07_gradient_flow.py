@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .exercise import Knob, Mistake, WriteFunction
+from .pictures import curves, dots
 
 # --- the weight of the auxiliary objective ------------------------------------------------------------------------
 
@@ -90,6 +91,7 @@ EXERCISES = [
     WriteFunction(
         name="aux_schedule", title="a second window that closes", notebook="07", difficulty=2, importance=4, minutes=6,
         reference=auxiliary_weight, inputs=_schedule,
+        picture=curves("The weight of the auxiliary objective", "weight", "step", lambda step, *_: step),
         statement=r"""Write `auxiliary_weight(step, start, cutoff)`: the weight $w$ at each of the steps in the array
 `step` (from 0), which falls along half a cosine from `start` to 0 at `cutoff` and stays there.""",
         hints=("`np.cos` takes arrays. It falls from 1 to −1 while its argument goes from 0 to $\\pi$.",
@@ -107,6 +109,7 @@ EXERCISES = [
     WriteFunction(
         name="gradient_budget", title="who pushes the encoder", notebook="07", difficulty=3, importance=5, minutes=10,
         reference=gradient_budget, inputs=_parts,
+        picture=dots("Who pushes the encoder?", "share", ("head", "torso", "tail", "auxiliary")),
         statement=r"""The gradient of the encoder is a sum, $g = \sum_i g_i$: one part from head labels, one from
 torso, one from tail, one from the auxiliary head. Write `gradient_budget(parts)`: `parts` is `[4, P]`, a row a part;
 return four shares that add up to 1, the length of each part's projection on the whole,

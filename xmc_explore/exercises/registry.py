@@ -9,7 +9,7 @@ from importlib import import_module
 from ..wording import did_you_mean
 from .exercise import Exercise
 
-_MACHINERY = {"exercise", "registry", "progress", "checking"}
+_MACHINERY = {"exercise", "registry", "progress", "checking", "pictures"}
 
 
 @cache
