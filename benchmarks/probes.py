@@ -16,7 +16,7 @@ import numpy as np
 
 import xmc_explore as xe
 from xmc_explore.training import Run
-from xmc_explore.widgets.lab import PROBE_INTERVAL
+from xmc_explore.widgets.presets import PROBE_INTERVAL
 
 from .machine import conditions
 

@@ -723,12 +723,18 @@ def test_another_preset_turns_its_knobs(make):
     until(lambda: lab.recipe.aux_weight == 0)
     assert lab.knobs.rebuild["intermediate"] not in lab.knobs.widget.children and lab.preset == "rewiring"
     until(lambda: "rewiring" in words(lab.message))
+    lab.presets.value = "gradient flow"  # it measures who pushes the encoder, which needs another run
+    until(lambda: lab.budget.value and "press Reset" in words(lab.knobs.heading))
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    assert (lab.recipe.probe_interval, lab.recipe.probes) == (40, "budget")
     with pytest.raises(ValueError, match="no preset is called 'x'; choose one of 'everything'"):
         make(preset="x")
 
 
-def test_of_share_and_threshold_the_one_that_a_rewire_looks_at_is_shown(make):
-    lab = make(preset="rewiring")
+@pytest.mark.parametrize("preset", ["rewiring", "head and tail"])
+def test_of_share_and_threshold_the_one_that_a_rewire_looks_at_is_shown(make, preset):
+    lab = make(preset=preset)
     share, threshold = lab.knobs.live["rewire_fraction"], lab.knobs.live["rewire_threshold"]
     for mode, there, hidden in (("threshold", threshold, share), ("fraction", share, threshold)):
         lab.knobs.live["prune_mode"].value = mode

@@ -25,7 +25,7 @@ from .engine import ENDED, Engine, Snapshot, next_step
 from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
-from .presets import PRESETS, preset_of
+from .presets import BUDGET, PRESETS, PROBE_INTERVAL, preset_of
 from .scrubber import Scrubber, frame_at
 
 FRAMES_PER_SECOND = 10
@@ -39,7 +39,6 @@ BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
 # What the status line says of a command from the press on until it is obeyed, which is before the next step.
 PENDING = {"play": "starting", "pause": "pausing", "reset": "resetting", "compare": "starting B", "branch": "branching"}
-PROBE_INTERVAL = 40  # steps; a probe of the gradient's budget takes three quarters of a step (benchmarks/NOTES.md)
 EXPORTS = "runs/exports"
 TYPE, PRESENTED_TYPE, NARROW_TYPE = 13, 18, 15  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
@@ -308,6 +307,8 @@ class Lab:
         self.knobs.show(preset.knobs)
         self.knobs.set(**{option: value for option, value in preset.options.items()
                           if option in LIVE_KNOBS + REBUILD_KNOBS})
+        if preset.options.items() >= BUDGET.items():
+            self.budget.value = True
         self._say(f"Preset {name!r}: {preset.about}.")
 
     def _open(self, drawer: W.Widget, on: bool) -> None:
@@ -316,8 +317,7 @@ class Lab:
 
     def _probe(self, on: bool) -> None:
         if threading.get_ident() != self._hand:
-            options = dict(probe_interval=PROBE_INTERVAL, probes="budget") if on else dict(probe_interval=0)
-            self._press(lambda: self.engine.plan(**options))
+            self._press(lambda: self.engine.plan(**(BUDGET if on else {"probe_interval": 0})))
 
     def _present(self, on: bool) -> None:
         (self.widget.add_class if on else self.widget.remove_class)("xmc-present")
