@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from .knobs import REWIRING
 
-
 PROBE_INTERVAL = 40  # steps; a probe of the gradient's budget takes three quarters of a step (benchmarks/NOTES.md)
 BUDGET = {"probe_interval": PROBE_INTERVAL, "probes": "budget"}  # who pushes the encoder is measured
 
