@@ -19,6 +19,7 @@ from xmc_explore.race import GROUP_SIZE, race
 PEERS = ("FixedFanIn", "GroupedFixedFanIn", "bottleneck, equal FLOPs", "FixedFanIn, in place",
          "GroupedFixedFanIn, in place")
 SIZES = ["batch", "width", "n_labels", "fan_in"]
+COMMAND = "python -m benchmarks.grouped"
 
 
 def main() -> None:
@@ -31,16 +32,20 @@ def main() -> None:
     rows = pd.DataFrame(race(shapes, PEERS, repeats=options.repeats, device=options.device, seconds=30))
     name = f"grouped_{torch.device(options.device).type}"
     write_text(RESULTS / f"{name}.csv", rows.round(3).to_csv(index=False))
-    times = rows.pivot_table(index=[*SIZES, "kind"], columns="peer", values="median ms").reset_index()
-    single, grouped, dense, single_in_place, grouped_in_place = (times[peer] for peer in PEERS)
-    times["groups, times single labels"] = single / grouped
-    times["groups, times bottleneck"] = dense / grouped
-    times["in place, groups, times single labels"] = single_in_place / grouped_in_place
+    ms, speed = (rows.pivot(index=[*SIZES, "kind"], columns="peer", values=column)
+                 for column in ("median ms", "times FixedFanIn"))
+    times = ms[[*PEERS]].reset_index()
+    _, grouped, dense, single_in_place, grouped_in_place = (speed[peer].to_numpy() for peer in PEERS)
+    times["groups, times single labels"] = grouped
+    times["groups, times bottleneck"] = grouped / dense
+    times["in place, groups, times single labels"] = grouped_in_place / single_in_place
     write_parts(name, f"Labels in groups of {GROUP_SIZE} on {options.device}", [
-        f"median ms of up to {options.repeats} turns; peers take turns in one process",
+        f"command: {COMMAND} --labels {options.labels} --repeats {options.repeats} --device {options.device}",
+        f"median ms of {rows['repeats'].min():.0f} to {rows['repeats'].max():.0f} turns; quartiles are in the CSV; "
+        f"peers take turns in one process",
         "step with Adam: forward, binary cross-entropy, backward, torch's fused Adam; in place without logits or loss",
         "times: so many times as fast; the bottleneck has as many multiply-adds, in two dense products"],
-        [("", times.round(2))])
+        [("", times.round(2))], on_a_gpu=f"{COMMAND} --device cuda")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from benchmarks.layer import CENTRE, GOAL, GROWTH, IN_PLACE, SIZES, along, slopes, targets, timed
+from benchmarks.layer import CENTRE, GOAL, GROWTH, IN_PLACE, SIZES, WAYS, along, slopes, targets, timed
 from xmc_explore.plots import Picture
 from xmc_explore.plots.drawing import line, listed, log_axis, panels, picture
 from xmc_explore.plots.style import DENSE, RUNS, Look
@@ -35,7 +35,9 @@ def speed(rows: pd.DataFrame) -> Picture | None:
     figure = panels("How near to D/K times as fast as nn.Linear (below: B, D, K)", ["of D/K"], title_text="",
                     tickvals=list(range(len(table))), ticktext=[f"{r.B}<br>{r.D}<br>{r.K}" for r in table.itertuples()])
     lowest = {}
-    for words, look in (("forward + gradients", RUNS[0]), ("step with Adam", RUNS[4])):
+    for words, look in zip(WAYS.values(), (RUNS[0], RUNS[4], RUNS[2]), strict=True):
+        if f"{words}, of D/K" not in table:
+            continue
         share = table[f"{words}, of D/K"].astype(float)
         lowest[words] = share.min()
         line(figure, np.arange(len(share)), share.to_numpy(), words, look)
@@ -74,8 +76,9 @@ def growing(rows: pd.DataFrame) -> Picture | None:
                 table.append(one.assign(over=field)[["over", "peer", *SIZES, "median ms"]])
     table = pd.concat(table).round(2)
     found = slopes(steps).set_index(["peer", "over"])["slope"]
-    said = [f"{words} {found[IN_PLACE if (IN_PLACE, field) in found else 'FixedFanIn', field]:.2f}"
+    name = IN_PLACE if all((IN_PLACE, field) in found for field in GROWTH) else "FixedFanIn"
+    said = [f"{words} {found[name, field]:.2f}"
             for field, words in (("n_labels", "labels"), ("fan_in", "fan-in"), ("batch", "documents"))]
-    return picture(figure, f"The slope of log time over log size of FixedFanIn is {listed(said)}.", table,
+    return picture(figure, f"{name}: slope of log time over log size is {listed(said)}.", table,
                    f"Lines on logarithmic axes for {listed(dict.fromkeys(table['peer']))}, over labels, fan-in and "
                    f"documents in a batch; the numbers are in the table of the report.")

@@ -6,21 +6,27 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numba
-import numpy
 import torch
 
 from xmc_explore.files import replacing
 
 RESULTS = Path(__file__).parent / "results"
+LIBRARIES = ("torch", "triton", "numba", "numpy", "scipy")  # that are measured, or measured against
 
 
-def conditions() -> dict[str, str]:
-    """Processor, cores, threads, versions, load and date, as words for the head of a table."""
+def no_gpu(command: str = "") -> str:
+    """What stands in place of a GPU's name; `command` measures the same on one."""
+    return "none: not measured on a GPU" + (f"; `{command}` does it there" if command else "")
+
+
+def conditions(on_a_gpu: str = "") -> dict[str, str]:
+    """Processor, cores, threads, versions, load and date, as words for a table; `on_a_gpu` as in `no_gpu`."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -29,12 +35,18 @@ def conditions() -> dict[str, str]:
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return {
         "processor": f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used",
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none: not measured on a GPU",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else no_gpu(on_a_gpu),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": f"torch {torch.__version__}, numba {numba.__version__}, numpy {numpy.__version__}",
+        "versions": ", ".join(_versions()),
         "load at the end": load,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _versions() -> Iterator[str]:
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            yield f"{name} {version(name)}"
 
 
 def commit() -> str:
@@ -48,19 +60,20 @@ def commit() -> str:
         return "unknown"
 
 
-def write(name: str, title: str, table, notes: list[str]) -> None:
+def write(name: str, title: str, table, notes: list[str], *, on_a_gpu: str = "") -> None:
     """Leave a table as results/NAME.csv and results/NAME.md; print it."""
     write_text(RESULTS / f"{name}.csv", table.to_csv(index=False))
-    write_parts(name, title, notes, [("", table)])
+    write_parts(name, title, notes, [("", table)], on_a_gpu=on_a_gpu)
 
 
 def write_parts(name: str, title: str, notes: list[str], parts: list[tuple[str, object]], *,
-                head: list[str] | None = None, pictures: Mapping[str, Any] | None = None) -> None:
+                head: list[str] | None = None, on_a_gpu: str = "", pictures: Mapping[str, Any] | None = None) -> None:
     """Leave several tables, each under its heading, as results/NAME.md; print them.
 
-    `head` says where and how it was measured, by default here and now; `pictures` are files beside it, with captions.
+    `head` says where and how it was measured, by default here and now (`on_a_gpu` as in `no_gpu`);
+    `pictures` are files beside it, with captions.
     """
-    head = [f"{k}: {v}" for k, v in conditions().items()] if head is None else head
+    head = [f"{k}: {v}" for k, v in conditions(on_a_gpu).items()] if head is None else head
     lines = [f"# {title}", "", *(f"- {line}" for line in (*head, *notes))]
     for file, picture in (pictures or {}).items():
         lines += ["", f"![{picture.title}]({file})", "", picture.caption]

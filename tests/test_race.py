@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from importlib.util import find_spec
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import layer, layer_figures, machine
+from benchmarks import grouped, layer, layer_figures, machine
 from xmc_explore import memory, race
 from xmc_explore.layers import fixed_fan_in
 
@@ -91,6 +94,25 @@ def test_peers_that_do_not_fit_together_take_turns_in_groups(monkeypatch):
     monkeypatch.setattr(race.psutil, "virtual_memory", lambda: Memory)
     groups = race._groups(SHAPE, list(need), torch.device("cpu"))
     assert [group for group, _ in groups] == [["FixedFanIn", "nn.Linear"], ["FixedFanIn", "masked dense"]]
+    groups = race._groups(SHAPE, ["masked dense", "FixedFanIn", "nn.Linear"], torch.device("cpu"))
+    assert [group for group, _ in groups] == [["FixedFanIn", "nn.Linear"], ["FixedFanIn", "masked dense"]]
+
+
+def test_ratios_are_of_turns_taken_together_and_a_peer_has_one_row(monkeypatch):
+    """FixedFanIn takes 1 s in the first group and 3 s in the second, where nn.Linear is not."""
+    monkeypatch.setattr(race, "_groups", lambda shape, names, device: [
+        (["FixedFanIn", "nn.Linear"], {}), (["FixedFanIn", "masked dense"], {}), (["FixedFanIn", "torch CSR"], {})])
+    built = []
+    make = race._Contestant.__init__
+    monkeypatch.setattr(race._Contestant, "__init__", lambda self, peer, *rest: (
+        built.append(peer.name), make(self, peer, *rest))[1])
+    monkeypatch.setattr(race._Contestant, "_timed", lambda self, work: {
+        "FixedFanIn": 2.0 * built.count("FixedFanIn") - 1, "nn.Linear": 8.0}.get(self.peer.name, 6.0))
+    rows = race.race([SHAPE], kinds=["forward"], repeats=3, progress=False)
+    assert [row["peer"] for row in rows] == ["FixedFanIn", "nn.Linear", "masked dense", "torch CSR"]
+    assert [row["median ms"] for row in rows] == [1000, 8000, 6000, 6000]
+    assert [row.get("times nn.Linear") for row in rows] == [8, 1, None, None]
+    assert [row["times FixedFanIn"] for row in rows] == [1, 1 / 8, 3 / 6, 5 / 6]
 
 
 def test_slow_peers_get_one_turn_and_no_larger_shape(monkeypatch):
@@ -114,16 +136,27 @@ def test_unknown_names_are_refused():
         race.race([SHAPE], kinds=["backwards"])
 
 
-def test_slopes_and_targets_are_read_off_the_rows():
-    rows = []
+def rows_of(shape, peer, ms, kinds=race.KINDS, **more):
+    """Rows as a race gives them, all kinds in the same time; dense and FixedFanIn take what their multiply-adds say."""
+    dense, ours = (shape.batch * shape.n_labels * cost * 1e-6 for cost in (shape.width, shape.fan_in))
+    return [{**shape._asdict(), "peer": peer, "kind": kind, "median ms": ms, "low ms": 0.9 * ms, "high ms": 1.2 * ms,
+             "repeats": 3.0, "times nn.Linear": dense / ms, "times FixedFanIn": ours / ms, "held MiB": 1.0,
+             "peak MiB": 1.0, **more} for kind in kinds]
+
+
+def target_rows():
+    """FixedFanIn is as efficient as the dense layer, torch CSR takes four times as long; in place, half as long."""
+    found = []
     for shape in {*layer.target(), *layer.growth()}:
         for peer, cost in (("FixedFanIn", shape.fan_in), ("nn.Linear", shape.width), ("torch CSR", 4 * shape.fan_in)):
-            ms = shape.batch * shape.n_labels * cost * 1e-6
-            rows += [{**shape._asdict(), "peer": peer, "kind": kind, "median ms": ms, "held MiB": 1.0, "peak MiB": 1.0,
-                      "times nn.Linear": shape.width / cost} for kind in race.KINDS]
-        rows += [{**rows[-1], "peer": "FixedFanIn, in place", "kind": race.STEP, "median ms": shape.fan_in / 2,
-                  "times nn.Linear": 2 * shape.width / shape.fan_in}]
-    rows = pd.DataFrame(rows)
+            found += rows_of(shape, peer, shape.batch * shape.n_labels * cost * 1e-6)
+        found += rows_of(shape, layer.IN_PLACE, shape.batch * shape.n_labels * shape.fan_in * 5e-7, [race.STEP],
+                         repeats=5.0)
+    return found
+
+
+def test_slopes_and_targets_are_read_off_the_rows():
+    rows = pd.DataFrame(target_rows())
     slopes = layer.slopes(rows).set_index(["peer", "kind", "over"])["slope"]
     for field, dense in (("n_labels", 1), ("fan_in", 0), ("batch", 1)):
         assert slopes["FixedFanIn", "step with Adam", field] == pytest.approx(1)
@@ -131,7 +164,46 @@ def test_slopes_and_targets_are_read_off_the_rows():
     table = layer.targets(rows)
     assert len(table) == 12
     assert set(table["forward + gradients, of D/K"]) == {"1.00"} and set(table["times torch CSR"]) == {"4.0"}
-    assert set(table["step with Adam, of D/K"]) == {"2.00"}  # the faster of the two
+    assert set(table["step with Adam in place, of D/K"]) == {"2.00"}
+    assert set(table["step with torch's Adam, of D/K"]) == {"1.00"}  # the slower one is not hidden
+    assert set(table["turns"]) == {"3 to 5"}
+    first = table[(table["B"] == 32) & (table["D"] == 384) & (table["K"] == 32)].iloc[0]
+    assert first["forward + gradients, ms"] == "134.2 (120.8-161.1)"  # with its quartiles
+
+
+def test_a_peer_that_took_turns_twice_counts_once():
+    """As in a file of before, where FixedFanIn had a row for each group of peers."""
+    shape = layer.target()[0]
+    again = rows_of(shape, "FixedFanIn", 1e6, **{"times nn.Linear": float("nan")})
+    rows, twice = (pd.DataFrame(found) for found in (target_rows(), [*target_rows(), *again]))
+    assert layer.targets(twice).equals(layer.targets(rows)) and layer.slopes(twice).equals(layer.slopes(rows))
+    assert layer.beside(twice, race.STEP).equals(layer.beside(rows, race.STEP))
+    assert layer.against_ledger(twice).equals(layer.against_ledger(rows))
+
+
+def test_a_file_of_before_has_its_ratio_to_the_layer_filled_in(tmp_path):
+    path, rows = tmp_path / "before.csv", pd.DataFrame(target_rows())
+    rows.drop(columns=layer.AGAINST).to_csv(path, index=False)
+    assert np.allclose(layer.read(path)[layer.AGAINST], rows[layer.AGAINST])
+
+
+def test_times_stand_beside_each_other_with_quartiles_and_turns():
+    rows = pd.DataFrame(target_rows())
+    table = layer.beside(rows, race.STEP).set_index(layer.SIZES)
+    shape = layer.CENTRE
+    ours = shape.batch * shape.n_labels * shape.fan_in * 1e-6
+    assert table.loc[tuple(shape), "FixedFanIn"] == f"{ours:.1f} ({0.9 * ours:.1f}-{1.2 * ours:.1f})"
+    assert set(table["turns"]) == {"3 to 5"} and set(layer.beside(rows, "forward")["turns"]) == {"3"}
+    assert "turns" not in layer.beside(rows, race.STEP, "peak MiB")  # that is measured once
+
+
+def test_pictures_say_which_peer_they_speak_of():
+    rows = pd.DataFrame(target_rows())
+    found = layer_figures.figures(rows)
+    assert found["growth"].caption.startswith("FixedFanIn, in place: ")
+    assert "step with Adam in place 2.00 and step with torch's Adam 1.00" in found["speed"].caption
+    found = layer_figures.figures(rows[rows["peer"] != layer.IN_PLACE])
+    assert found["growth"].caption.startswith("FixedFanIn: ")
 
 
 def test_bytes_a_label_are_within_a_tenth_of_the_ledger():
@@ -175,13 +247,49 @@ def test_a_report_is_made_of_the_file_and_what_is_added_later_stays_beside_it(tm
     assert "- added later: FixedFanIn, in place (python -m benchmarks.layer" in text
     kept, again = run("--report")
     assert kept.equals(rows) and again == text
+    assert "## Gradient of x, ms" in text and "| turns |" in text
+    one = ["--shape", "4,17,40,3", "--only", "FixedFanIn", "--only", "torch CSR", "--replace", "torch CSR"]
+    added, text = run(*one)
+    mine = added["peer"] == "torch CSR"
+    assert added[~mine].equals(rows) and set(added[mine]["batch"]) == {4}
+    assert added[mine]["times FixedFanIn"].gt(0).all()
+    monkeypatch.setattr(race._Contestant, "_timed", lambda self, work: 7.0)
+    replaced, again = run(*one)
+    assert len(replaced) == len(added) and (replaced[replaced["peer"] == "torch CSR"]["median ms"] == 7000).all()
+    assert replaced[replaced["peer"] != "torch CSR"].equals(rows)
+    assert again.count("- added later: torch CSR (python -m benchmarks.layer --device cpu --repeats 1 --seconds 40 "
+                       '--shape 4,17,40,3 --only "FixedFanIn" --only "torch CSR" --replace "torch CSR"; proc') == 2
+    capsys.readouterr()
+
+
+def test_the_machine_says_the_versions_of_what_is_measured_and_what_measures_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = machine.conditions("python -m benchmarks.layer --device cuda")
+    assert said["GPU"] == "none: not measured on a GPU; `python -m benchmarks.layer --device cuda` does it there"
+    assert machine.conditions()["GPU"] == "none: not measured on a GPU"
+    names = re.findall(r"(\w+) \d", said["versions"])
+    assert set(names) - {"triton"} == {"torch", "numba", "numpy", "scipy"}
+    assert ("triton" in names) == (find_spec("triton") is not None)
+
+
+def test_groups_say_by_which_command_and_beside_what_they_were_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grouped, "RESULTS", tmp_path)
+    monkeypatch.setattr(machine, "RESULTS", tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(race._Contestant, "_timed", lambda self, work: 2.0 if "Grouped" in self.peer.name else 6.0)
+    monkeypatch.setattr("sys.argv", ["grouped", "--labels", "40", "--repeats", "3"])
+    grouped.main()
+    text = (tmp_path / "grouped_cpu.md").read_text()
+    assert "- command: python -m benchmarks.grouped --labels 40 --repeats 3 --device cpu" in text
+    assert "`python -m benchmarks.grouped --device cuda` does it there" in text and "median ms of 3 to 3 turns" in text
+    assert "| 32 | 768 | 40 | 32 | forward | 6000.0 | 2000.0 | 6000.0 |  |  | 3.0 | 3.0 |  |" in text
+    assert "step with Adam | 6000.0 | 2000.0 | 6000.0 | 6000.0 | 2000.0 | 3.0 | 3.0 | 3.0 |" in text
     capsys.readouterr()
 
 
 def test_what_grows_is_drawn_only_where_sizes_were_varied():
-    shapes = [s._asdict() for s in layer.target()]
-    rows = pd.DataFrame([{**s, "peer": peer, "kind": kind, "median ms": 1.0, "times nn.Linear": 1.0} for s in shapes
-                         for peer in ("FixedFanIn", "nn.Linear") for kind in race.KINDS])
+    rows = pd.DataFrame([row for shape in layer.target() for peer in ("FixedFanIn", "nn.Linear")
+                         for row in rows_of(shape, peer, 1.0)])
     assert set(layer_figures.figures(rows)) == {"speed"}
 
 

@@ -33,6 +33,7 @@ from .logit_free import step_in_place
 STEP = "step with Adam"
 KINDS = ("forward", "gradient of x", "gradient of weight", "forward and both gradients", STEP)
 GROUP_SIZE = 16  # labels that share their connections in the grouped layer
+YARDSTICKS = ("nn.Linear", "FixedFanIn")  # a row says how many times as fast it is as these
 POSITIVES = 5  # labels a document in the step's loss
 RESERVE = 2 << 30  # bytes of memory that a race leaves free
 SAMPLE_SECONDS = 0.001
@@ -241,10 +242,11 @@ def race(shapes: Iterable[Shape], peers: Sequence[str] | None = None, *, repeats
     """Time `peers` (all, unless named) on each shape; one row for each shape, peer and kind.
 
     A row has the sizes, "peer" and "kind", and either a "note" that says why there is no time, or:
-    "median ms", "low ms", "high ms" (quartiles) of "repeats" turns; "times nn.Linear", how many times as fast as
-    nn.Linear, where that ran in the same turns; for a step "held MiB" (weights, indices and moments) and "peak MiB"
-    (what it adds to the process at its highest; blocks that an allocator kept from before are not seen).
-    Peers take turns; those that do not fit into memory together do so in smaller groups, each with FixedFanIn in it.
+    "median ms", "low ms", "high ms" (quartiles) of "repeats" turns; "times nn.Linear" and "times FixedFanIn", how many
+    times as fast as these, where they ran in the same turns; for a step "held MiB" (weights, indices and moments) and
+    "peak MiB" (what it adds to the process at its highest; blocks that an allocator kept from before are not seen).
+    Peers take turns; those that do not fit into memory together do so in smaller groups, each with FixedFanIn in it,
+    whose rows are those of the first group, where nn.Linear is.
     After `seconds` for a shape no further repeat is begun, though at least three are made. What takes longer
     than `patience` seconds, once it is warm, gets no more turns; a peer whose median is above goes without later shapes
     that are nowhere smaller. The "note" says so.
@@ -262,12 +264,13 @@ def race(shapes: Iterable[Shape], peers: Sequence[str] | None = None, *, repeats
         slow = _too_slow(shape, rows, patience)
         for i, (group, left_out) in enumerate(_groups(shape, [name for name in names if name not in slow], device)):
             left_out |= slow if i == 0 else {}
-            rows += _turns(shape, group, repeats, kinds, device, seconds, patience, bar.update)
+            found = _compared(_turns(shape, group, repeats, kinds, device, seconds, patience, bar.update))
+            rows += [row for row in found if i == 0 or row["peer"] not in YARDSTICKS]
             rows += [{**shape._asdict(), "peer": name, "kind": kind, "note": why} for name, why in left_out.items()
                      for kind in kinds]
         bar.update(turns * number - bar.n)  # not all had all their turns
     bar.close()
-    return _against_dense(rows)
+    return rows
 
 
 def _groups(shape: Shape, names: Sequence[str], device: torch.device) -> list[tuple[list[str], dict[str, str]]]:
@@ -280,13 +283,13 @@ def _groups(shape: Shape, names: Sequence[str], device: torch.device) -> list[tu
     why |= {name: "not run: CPU only" for name in names if PEERS[name].cpu_only and device.type != "cpu"}
     base = [name for name in names if name == "FixedFanIn" and name not in why]
     groups: list[list[str]] = [[]]
-    for name in names:
+    for name in sorted(names, key=lambda name: name not in YARDSTICKS):  # these two together
         if name in why or name in base:
             continue
         if sum(needs[n] for n in (*base, *groups[-1], name)) > free and groups[-1]:
             groups.append([])
         groups[-1].append(name)
-    return [(base + group, why if i == 0 else {}) for i, group in enumerate(groups)]
+    return [(base + sorted(group, key=names.index), why if i == 0 else {}) for i, group in enumerate(groups)]
 
 
 def _too_slow(shape: Shape, rows: Sequence[dict[str, Any]], patience: float) -> dict[str, str]:
@@ -427,11 +430,11 @@ class _Contestant:
         return highest - before
 
 
-def _against_dense(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    dense = {(*(row[k] for k in Shape._fields), row["kind"]): row["median ms"] for row in rows
-             if row["peer"] == "nn.Linear" and "median ms" in row}
-    for row in rows:
-        reference = dense.get((*(row[k] for k in Shape._fields), row["kind"]))
-        if reference is not None and "median ms" in row:
-            row["times nn.Linear"] = reference / row["median ms"]
+def _compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of peers that took turns with each other, with how many times as fast each is as the yardsticks."""
+    for name in YARDSTICKS:
+        took = {row["kind"]: row["median ms"] for row in rows if row["peer"] == name and "median ms" in row}
+        for row in rows:
+            if "median ms" in row and row["kind"] in took:
+                row[f"times {name}"] = took[row["kind"]] / row["median ms"]
     return rows

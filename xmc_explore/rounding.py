@@ -24,10 +24,10 @@ def round_to(x: Tensor, dtype: torch.dtype, generator: torch.Generator | None = 
     What the format holds exactly stays. What is larger than its largest value becomes that value, with its sign; so
     does infinity in FP8, which has none, while bfloat16 keeps it. NaN stays NaN. Raises TypeError for other dtypes.
     """
-    if dtype == torch.float32:
-        return x
     if dtype not in DTYPES.values() or x.dtype != torch.float32:
         raise TypeError(f"rounding goes from float32 to bfloat16 or float8_e4m3fn; got {x.dtype} to {dtype}")
+    if dtype == torch.float32:
+        return x
     largest = torch.finfo(dtype).max
     if generator is None:
         return _saturated(x, largest, dtype).to(dtype)
