@@ -25,9 +25,14 @@ def terms() -> dict[str, str]:
 
 
 def meaning(word: str, known: dict[str, str]) -> str:
-    """The line for a word as it stands in a sentence: any case, and with a plural s. KeyError if there is none."""
-    folded = {term.casefold(): text for term, text in known.items()}
-    word = word.casefold()
+    """The line for a word as it stands in a sentence. KeyError if there is none."""
+    return known[term_of(word, known)]
+
+
+def term_of(word: str, known: dict[str, str]) -> str:
+    """The term that a word is: in any case, with a plural s, "P@k" also with a number for k. KeyError for none."""
+    folded = {term.casefold(): term for term in known}
+    word = re.sub(r"@\d+", "@k", word.casefold())
     return folded.get(word) or folded[word.removesuffix("s")]
 
 

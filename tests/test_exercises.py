@@ -13,6 +13,7 @@ import pytest
 import torch
 from corpus_for_tests import tiny_corpus
 
+import xmc_explore
 from xmc_explore import exercises as ex
 from xmc_explore import memory
 from xmc_explore.corpora import load_corpus
@@ -405,10 +406,66 @@ def test_the_bill_of_a_layer_is_what_the_hint_says(tmp_path):
     assert ALL["own_layer"].answer(trace) == pytest.approx(corpus.n_labels * (18 * 6 + 16) / 2**20, rel=0.02)
 
 
+PLANTED = dict(encoder="features", fan_in=16, rewire_interval=20, rewire_fraction=0.3, output_lr=0.02)  # notebook 05
+KNOBS = {"forty_bytes": ("calls-small", 885), "tail_support": ("planted", 1200),
+         "tail_searches_on": ("calls-small", 885), "without_auxiliary": ("calls-small", 885)}
+
+
 @pytest.mark.slow
-def test_the_way_shown_to_do_without_gets_there():
-    run = train(load_corpus("calls-small"), Recipe.method("SET", bias_init="prior"), steps=885, progress=False)
-    assert ALL["without_auxiliary"].condition(run)[0]
+@pytest.mark.parametrize("name", [name for name, e in ALL.items() if isinstance(e, Knob)])
+def test_the_way_that_a_knob_exercise_shows_gets_there(name):
+    corpus, steps = KNOBS[name]
+    recipe = eval(ALL[name].recipe(), {"xe": xmc_explore, "planted": PLANTED})  # our own source, not a user's
+    reached, words = ALL[name].condition(train(load_corpus(corpus), recipe, steps=steps, progress=False))
+    assert reached, words
+
+
+class Rewired:
+    """As much of a sparse run as the conditions on its connections read."""
+
+    def __init__(self, *, found: float | None = 0.4, precision: float = 30.0, frames: int = 20, steps: int = 1200,
+                 **options):
+        self.recipe, self.header, self.frames = Recipe(**options), {"steps": steps}, list(range(frames))
+        self.found, self.precision, self.store = found, precision, None
+        self.events = {"rewire": [] if found is None else [{"found/tail": found}]}
+
+    def history(self, name):
+        return np.array([1200]), np.array([self.found])
+
+    def bins(self):
+        return tiny_corpus().bins()
+
+    def metrics(self):
+        return {"P@1": self.precision}
+
+
+@pytest.mark.parametrize(("run", "reached", "words"), [
+    (Rewired(fan_in=16), True, "read 40 % of the features that decide them; asked for are 30 %"),
+    (Rewired(fan_in=16, found=0.3), True, "read 30 %"),
+    (Rewired(fan_in=16, found=0.29), False, "read 29 %"),
+    (Rewired(fan_in=17), False, "fan-in of at most 16"),
+    (Rewired(fan_in=16, steps=1201), False, "at most 1200 steps"),
+    (Rewired(fan_in=16, output="dense"), False, "must stay sparse"),
+    (Rewired(fan_in=16, found=None), False, "Nothing was found: rewire, on the planted corpus"),
+])
+def test_finding_the_support_of_the_tail(run, reached, words):
+    got, said = ALL["tail_support"].condition(run)
+    assert bool(got) is reached and words in said
+
+
+@pytest.mark.parametrize(("run", "moved", "reached", "words"), [
+    (Rewired(), dict(head=1.0, tail=1.5), True, "1.50 times as often (asked: 1.5), at a P@1 of 30.0 % (asked: 28)"),
+    (Rewired(precision=28.0), dict(head=1.0, tail=2.0), True, "2.00 times as often"),
+    (Rewired(), dict(head=1.0, tail=1.4), False, "1.40 times as often"),
+    (Rewired(precision=27.9), dict(head=1.0, tail=2.0), False, "at a P@1 of 27.9 %"),
+    (Rewired(), dict(head=0.0, tail=0.5), True, "one of a head label 0.00 times"),
+    (Rewired(frames=9), dict(head=1.0, tail=2.0), False, "rewired ten times at least"),
+    (Rewired(output="dense"), dict(head=1.0, tail=2.0), False, "must be sparse"),
+])
+def test_turning_around_who_moves(monkeypatch, run, moved, reached, words):
+    monkeypatch.setattr("xmc_explore.exercises.n06_connectivity.moves", lambda store, of_label: moved)
+    got, said = ALL["tail_searches_on"].condition(run)
+    assert got is reached and words in said
 
 
 def test_each_bin_has_assignments_whose_recall_is_asked_for():

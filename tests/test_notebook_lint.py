@@ -131,6 +131,12 @@ def test_words_are_explained_where_they_stand(path):
     assert marked >= 3
 
 
+def test_each_word_of_the_glossary_is_explained_in_some_notebook():
+    known, text = glossary.terms(), "\n".join(c.source for path in NOTEBOOKS for c in cells(path, "markdown"))
+    assert set(known) - {glossary.term_of(word, known) for word in glossary.MARKED.findall(text)} == set()
+    assert glossary.term_of("PSP@5", known) == "PSP@k" and glossary.term_of("Labels", known) == "label"
+
+
 def test_the_glossary_is_in_order_and_has_each_term_once():
     known = list(glossary.terms())
     assert known == sorted(known, key=str.casefold) and len({k.casefold() for k in known}) == len(known)

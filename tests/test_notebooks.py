@@ -1,6 +1,7 @@
 """Papermill runs every notebook in a fast mode; what it recorded is looked at, and nothing may be said on stderr.
 
-Each runs twice: untouched, where references stand in for unsolved exercises, and with the package's solutions put in.
+Each runs twice: untouched, where references stand in for unsolved exercises, and with the package's solutions put in,
+right predictions and worked recipes among them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ FAST = {  # a line a notebook, at most 30 seconds each
 }
 FIGURES = {  # at least so many
     "00": 7,
-    "01": 6,
+    "01": 7,
     "02": 7,
     "03": 5,
-    "04": 6,
+    "04": 7,
     "05": 10,
     "06": 12,
     "07": 10,
-    "08": 5,
+    "08": 6,
     "09": 10,
 }
 pytestmark = pytest.mark.notebook
@@ -61,17 +62,38 @@ def test_every_notebook_has_a_fast_mode():
 # --- running ------------------------------------------------------------------------------------------------------
 
 
+PREDICTED = re.compile(r'^ex\.predict\("(\w+)", guess(?:, given=(.+))?\)$', re.M)
+TURNED = re.compile(r'^(\w+) = xe\.Recipe\.method\(.*\).*$(?=[^@]*^ex\.reach\("(\w+)")', re.M)
+
+
 def solve(notebook: nbformat.NotebookNode) -> int:
-    """Put solutions in place of stubs, and a number in place of each missing prediction; how many solutions."""
+    """Put solutions in place of stubs, the right number for each prediction, worked recipes; how many there were."""
     solved = 0
+
+    def predicted(call: re.Match) -> str:
+        name, given = call.groups()
+        answer = f'answer = ex.find("{name}").answer\n'
+        return f'{answer}ex.predict("{name}", answer({given}) if callable(answer) else answer, given={given})'
+
+    def turned(line: re.Match) -> str:
+        return f"{line[1]} = {exercises.find(line[2]).recipe()}"
+
     for cell in notebook.cells:
         if "exercise" in cell.metadata.get("tags", []):
             exercise = re.search(r'ex\.check\("(\w+)"\)', cell.source)[1]
             cell.source = f'@ex.check("{exercise}")\n{exercises.solution(exercise)}'
             solved += 1
         elif cell.cell_type == "code":
-            cell.source = re.sub(r"^(\w*guess\w*) = None", r"\1 = 1.0", cell.source, flags=re.M)
+            for pattern, put in ((PREDICTED, predicted), (TURNED, turned)):
+                cell.source, n = pattern.subn(put, cell.source)
+                solved += n
     return solved
+
+
+def asked(name: str) -> dict[str, int]:
+    """How many exercises of each kind a notebook asks, by how they are answered."""
+    code = (FOLDER / f"{name}.ipynb").read_text(encoding="utf-8")
+    return {how: code.count(f"ex.{how}(") for how in ("check", "predict", "reach")}
 
 
 def has_exercises(name: str) -> bool:
@@ -120,11 +142,16 @@ def test_no_error_and_no_word_on_stderr(executed):
 
 def test_solutions_are_right_and_stubs_are_no_obstacle(executed):
     name, notebook = executed
-    said = list(outputs(notebook, "text/markdown"))
+    said, there = list(outputs(notebook, "text/markdown")), asked(name)
     right = sum(text.startswith("\N{CHECK MARK} Right, on") for text in said)
-    stubs = sum("exercise" in cell.metadata.get("tags", []) for cell in notebook.cells)
-    unsolved = sum("Not solved yet" in text for text in said)
-    assert (right, unsolved) == ((stubs, 0) if notebook.metadata["solved"] else (0, stubs))
+    told = sum(text.startswith("\N{CHECK MARK} You said") for text in said)
+    unsolved, not_said = (sum(words in text for text in said) for words in ("Not solved yet", "No prediction yet"))
+    stubs, predictions = there["check"], there["predict"]
+    if notebook.metadata["solved"]:
+        assert notebook.metadata["solved"] == sum(there.values())
+        assert (right, unsolved, told, not_said) == (stubs, 0, predictions, 0)
+    else:
+        assert (right, unsolved, told, not_said) == (0, stubs, 0, predictions)
 
 
 def test_every_figure_is_there_with_caption_and_static_picture(executed):

@@ -146,7 +146,11 @@ class Knob(Exercise):
     """Turn knobs until `condition(trace)` holds: it returns (reached, words that say how far it is)."""
 
     condition: Callable[[Any], tuple[bool, str]]
-    worked: str  # one way to get there, Markdown
+    worked: str  # one way to get there, Markdown; begins with its recipe, as code
+
+    def recipe(self) -> str:
+        """The recipe of `worked`, as it would stand in the notebook."""
+        return self.worked.split("`")[1]
 
     def solution(self) -> str:
         return self.worked
