@@ -163,6 +163,13 @@ def test_every_exercise_stands_in_a_notebook():
     assert [name for name in ex.all_exercises() if f'ex.show("{name}")' not in code] == []
 
 
+def test_the_lecturer_is_told_the_memory_that_notebooks_ask_for():
+    asked = {path.name[:2]: int(found[1]) for path in NOTEBOOKS
+             if (found := re.search(r"(\d+) GB of free memory", cells(path, "markdown")[0].source))}
+    assert asked == {"02": 3, "03": 3}
+    assert "3 GB for 02 and 03" in (FOLDER / "TEACHING.md").read_text("utf-8")
+
+
 def minutes_of(when: str) -> tuple[int, int]:
     """The beginning and the end of "0-10" or "9:00-9:30", in minutes."""
     begin, end = ([int(n) for n in part.split(":")] for part in when.split("-"))
