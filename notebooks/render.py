@@ -103,7 +103,7 @@ def page_of(notebook: nbformat.NotebookNode, theme: str) -> str:
     drop_widgets(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = with_mathml(cell.source)
+            cell.source = folded(with_mathml(cell.source))
             continue
         for output in cell.outputs:
             if "text/markdown" in output.get("data", {}):

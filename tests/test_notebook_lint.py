@@ -70,7 +70,11 @@ def test_it_opens_and_ends_as_all_do(path):
     assert 15 <= int(alone) <= 40
     assert int(exercises) == sum(e.minutes for e in ex.all_exercises().values() if e.notebook == path.name[:2])
     assert "Summary" in last and "**Three questions**" in last
-    assert re.findall(r"^(\d)\. ", last.split("**Three questions**")[1], re.M) == ["1", "2", "3"]
+    questions, answers, more = re.split("<details><summary>Answers</summary>\n\n|\n\n</details>",
+                                        last.split("**Three questions**")[1])
+    for three in (questions, answers):
+        assert re.findall(r"^(\d)\. ", three, re.M) == ["1", "2", "3"]
+    assert "[glossary](GLOSSARY.md)" in more or "**Next:**" in more
     words = "\n".join(cell.source for cell in cells(path, "markdown"))
     assert re.search(r"^## .*The paper says, you measured", words, re.M)
     assert any("xe.claims.paper_says({" in c.source for c in cells(path, "code")), "no expected range, no verdict"

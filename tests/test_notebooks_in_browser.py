@@ -22,7 +22,7 @@ CONTROLS = {
     "choice": ".jp-OutputArea-output select",
     "tick": ".jp-OutputArea-output input[type=checkbox]",
     "words": ".jp-OutputArea-output input[type=text], .jp-OutputArea-output textarea",
-    "fold": ".jp-OutputArea-output summary",
+    "fold": ".jp-OutputArea-output summary, .jp-MarkdownCell summary",
     "canvas": ".jp-OutputArea-output canvas[role=img]",
     "figure": ".jp-OutputArea-output .svg-container",
 }

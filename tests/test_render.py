@@ -64,6 +64,15 @@ def test_hints_and_solutions_stay_folded():
     assert "return" in re.sub("<[^>]+>", "", inside[-1])
 
 
+def test_answers_to_the_questions_stay_folded_with_their_formulas():
+    answers = "<details><summary>Answers</summary>\n\n1. As $K$ is 8, `so`.\n2. Yes.\n\n</details>"
+    words = nbformat.v4.new_markdown_cell(f"1. Why?\n\n{answers}\n\n**Next:** more")
+    page = render.page_of(nbformat.v4.new_notebook(cells=[words]), "light")
+    inside, = re.findall(r"<details>.*?</details>", page, re.S)
+    assert inside.count("<li>") == 2 and "<math" in inside and "<code>so</code>" in inside
+    assert "<summary>Answers</summary>" in inside and "<strong>Next:</strong>" in page.split(inside)[1]
+
+
 def test_a_progress_bar_leaves_nothing():
     page = render.page_of(notebook({"application/vnd.jupyter.widget-view+json": {"model_id": "1"},
                                     "text/plain": "training: 0%"}, {"text/plain": "kept"}), "light")
