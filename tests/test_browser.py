@@ -472,7 +472,7 @@ def test_a_reopened_notebook_says_what_was_there(browser, server):
         expect(saved).to_be_visible(timeout=30_000)
         expect(saved).to_contain_text("Lab on 'tiny': SET + auxiliary, seed 0")
         expect(saved).to_contain_text("step 10 of 100,000")
-        picture = saved.locator("img")
+        picture = saved.locator("img").first  # the curves come after it
         expect(picture).to_be_visible()
         assert picture.evaluate("node => node.naturalWidth") > 1
         for _ in range(2):  # JupyterLab's "Loading widget...", and what it comes to: "model not found"
@@ -498,7 +498,7 @@ def test_a_notebook_from_another_machine_that_is_not_trusted(browser, server, tm
             saved = opened.output(cell).last
             saved.scroll_into_view_if_needed()
             assert saved.locator("style").count() == 0  # not trusted
-            image = saved.locator("img")
+            image = saved.locator("img").first
             expect(image).to_be_visible()
             assert image.evaluate("node => node.naturalWidth") > 300
             words = " ".join(opened.output(cell).all_inner_texts())
@@ -521,7 +521,7 @@ def test_after_a_restart_of_the_kernel_what_was_saved_stands_in(browser, server)
         opened.page.locator(".jp-Dialog .jp-mod-accept").click()
         expect(saved).to_be_visible(timeout=30_000)
         expect(lab.root).to_be_hidden()
-        expect(saved.locator("img")).to_be_visible()
+        expect(saved.locator("img").first).to_be_visible()
         expect(saved).to_contain_text("run the cell for another")
         handle.dispatch_event("click")
         opened.page.wait_for_timeout(300)

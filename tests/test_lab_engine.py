@@ -492,7 +492,8 @@ def test_any_error_of_a_step_reaches_the_snapshot(make, monkeypatch):
 
     monkeypatch.setattr(engine._run, "step", broken)
     engine.play()
-    assert wait(engine, lambda s: s.state == "failed").message == "KeyError('a defect')"
+    assert wait(engine, lambda s: s.state == "failed").message == (
+        "an unexpected error ended the run (KeyError: a defect)")
     assert len(engine_threads()) == 1
 
 

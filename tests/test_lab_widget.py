@@ -11,7 +11,9 @@ import struct
 import threading
 import time
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import ipywidgets
 import numpy as np
@@ -821,6 +823,74 @@ def test_files_of_a_run(make, tmp_path, monkeypatch):
     until(lambda: words(lab.message).startswith(f"Not saved: {trace.folder} is not a trace"))
 
 
+def test_files_of_two_runs(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "find_browser", lambda: None)
+    lab = make(against=RECIPE.replace(growth_mode="gradient"))
+    lab.run(25)
+    files = lab.export(tmp_path)
+    stem = f"tiny-run{lab.engine.snapshot.run}-step25"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        stem + ending for ending in ("-A.json", "-A.zip", "-B.json", "-B.zip", ".html"))
+    for run, growth in (("A", "random"), ("B", "gradient")):
+        assert xe.Recipe.from_json(files[f"recipe-{run}"].read_text()).growth_mode == growth
+        shutil.unpack_archive(files[f"trace-{run}"], tmp_path / run)
+        again = xe.Trace(tmp_path / run)
+        assert again.recipe.growth_mode == growth and again.steps == 25
+    lab._save_files(str(tmp_path))
+    until(lambda: words(lab.message) == f"Saved in {tmp_path}: {stem} (.html, -A.json, -B.json, -A.zip, -B.zip; no "
+          "PNG: no browser on this machine).")
+
+
+def test_the_page_has_the_connectivity_that_is_on_the_screen(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "find_browser", lambda: None)
+    lab = make()
+    lab.run(25)
+
+    def stills() -> list[str]:
+        page = lab.export(tmp_path)["figure"].read_text()
+        assert re.search(r'role="img" aria-label="After 25 steps: P@1 \(%\) and its parts [0-9.]+, head ', page)
+        assert "step 25 of 5,000" in page
+        return re.findall(r'<img alt="([^"]+)" src="data:image/png', page)
+
+    (last,) = stills()
+    assert last.startswith("Rewire at step 20: ")
+    lab.scrubber.to(1)
+    (before,) = stills()
+    assert before.startswith("Rewire at step 10: ")
+    lab.compare.value = True
+    built(lab)
+    until(lambda: lab.engine.snapshot.other is not None)
+    a, b = stills() if lab.run(25) else ()
+    assert a.startswith("A: ") and b.startswith("B: ")
+
+
+def test_dense_runs_have_a_page_without_connectivity(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "find_browser", lambda: None)
+    lab = make(xe.Recipe.method("dense", encoder="bag", hidden=16, eval_interval=10))
+    lab.run(10)
+    assert "data:image/png" not in lab.export(tmp_path)["figure"].read_text().split("</script>")[-1]
+
+
+def test_a_disk_that_is_full_is_named_and_nothing_half_written_stays(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "find_browser", lambda: None)
+    lab = make()
+    lab.run(5)
+
+    def full(base, form, folder):
+        Path(f"{base}.{form}").write_bytes(b"PK half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sharing.shutil, "make_archive", full)
+    path = tmp_path / "tiny-run1-step5.zip"
+    with pytest.raises(OSError, match="make room there, or choose another folder") as caught:
+        lab.export(tmp_path)
+    assert str(caught.value) == (f"{path} cannot be written (No space left on device); make room there, or choose "
+                                 "another folder")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["tiny-run1-step5.html", "tiny-run1-step5.json"]
+    lab._save_files(str(tmp_path))
+    until(lambda: words(lab.message) == f"Not saved: {caught.value}")
+
+
 def test_presenter_mode(make):
     lab = make()
     built(lab)
@@ -904,6 +974,70 @@ def test_what_a_saved_notebook_keeps(make, monkeypatch):
     painted(lab, lambda s: s.step == 26)
     lab.close()
     assert "step 26 of 5,000" in shown[-1]["text/html"]
+
+
+def kept_by(lab) -> str:
+    return lab._kept(lab.engine.snapshot)["text/html"]
+
+
+def curves_in(page: str) -> list[str]:
+    return [base64.b64decode(data).decode() for data in re.findall(r'src="data:image/svg[^,]+,([^"]+)"', page)]
+
+
+@pytest.mark.parametrize("method", ["SET", "dense"])
+def test_a_saved_notebook_keeps_the_curves(make, method):
+    lab = make(xe.Recipe.method(method, encoder="bag", hidden=16, fan_in=4, warmup=5, eval_interval=10, batch_size=16))
+    assert curves_in(kept_by(lab)) == []
+    lab.run(25)
+    page = kept_by(lab)
+    (svg,) = curves_in(page)
+    alt = ElementTree.fromstring(svg).attrib["aria-label"]
+    assert alt.startswith("How did the run go? Line chart of P@1, its parts (%), recall@5 (%), loss")
+    trace = lab.trace
+    assert f"loss {trace.history('main')[1][-1]:.3g}" in page
+    rows = re.findall(r'<tr><th scope="row">(\d+)</th><td>([0-9.]+)</td>', page)
+    assert rows == [(str(step), f"{value:.5g}") for step, value in zip(*trace.history("P@1"), strict=True)]
+    assert len(page) < lab_module.MOST_KEPT
+
+
+def test_of_two_runs_both_have_their_curves_kept(make):
+    lab = make(against=RECIPE.replace(growth_mode="gradient"))
+    lab.run(20)
+    page = kept_by(lab)
+    (svg,) = curves_in(page)
+    assert "A: head" in svg and "B: head" in svg and page.count('<th scope="row">A</th>') == 2
+    assert "Run A, SET + auxiliary, after 20 steps: " in page and "Run B, RigL + auxiliary, after 20 steps: " in page
+
+
+def test_curves_that_would_take_too_much_room_leave_their_words(make, monkeypatch):
+    lab = make()
+    lab.run(20)
+    monkeypatch.setattr(lab_module, "MOST_KEPT", 4000)
+    page = kept_by(lab)
+    assert "data:image" not in page and "After 20 steps: P@1" in page and "Show as table" in page
+
+
+def test_curves_are_said_in_words(make):
+    lab = make()
+    assert "no curve yet" in built(lab).alt.value
+    lab.run(20)
+    said = lab.alt.value
+    trace = lab.trace
+    assert f"loss {trace.history('main')[1][-1]:.3g}, auxiliary {trace.history('auxiliary')[1][-1]:.3g}" in said
+    assert f"recall@5 (%) {trace.metrics('test')['recall@5']:.1f}, head " in said
+    before = said
+    lab.buttons["Step"].click()
+    painted(lab, lambda s: s.step == 21)
+    until(lambda: "After 21 steps" in lab.alt.value)
+    assert lab.alt.value != before
+
+
+def test_a_picture_that_cannot_be_drawn_says_why_in_words(make, monkeypatch):
+    lab = make()
+    built(lab)
+    monkeypatch.setattr(lab.scrubber, "paint", lambda snapshot: {}["a defect"])
+    lab._paint(lab.engine.snapshot, asked=True)
+    assert words(lab.message) == "The picture cannot be drawn (KeyError: a defect); the run goes on."
 
 
 @pytest.mark.parametrize(("given", "words"), [

@@ -367,12 +367,14 @@ def test_overlap_is_a_jaccard_index_and_chance_is_as_said():
 
 def test_related_labels_share_documents():
     corpus = tiny_corpus()
-    related, chance = probes.related_pairs(corpus.train.labels, n=10)
+    related = probes.related_pairs(corpus.train.labels, n=10)
     together = (corpus.train.labels.T @ corpus.train.labels).toarray()
     count = together.diagonal()
     cosine = np.triu(together / np.sqrt(np.outer(count, count)), 1) * (together >= 3)
     assert cosine[tuple(related.T)] == pytest.approx(np.sort(cosine.ravel())[::-1][:10])
-    assert set(chance[:, 0]) <= set(related[:, 0]) and (chance[:, 0] != chance[:, 1]).all()
+    chance = probes.shuffled_pairs(related)
+    assert set(chance[:, 0]) <= set(related[:, 0]) and set(chance[:, 1]) <= set(related[:, 1])
+    assert (chance[:, 0] != chance[:, 1]).all() and len(probes.shuffled_pairs(np.array([[3, 3], [3, 3]]))) == 0
 
 
 # --- performance, label by label ----------------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import re
 import sys
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 from canvas_reader import Reader, by_feature
@@ -15,9 +19,13 @@ from frames_for_tests import drawn
 from ipywidgets.widgets.widget import _instances as live_widgets
 
 import xmc_explore as xe
+from xmc_explore.frames import FrameStore
 from xmc_explore.plots import Picture
+from xmc_explore.trace import Trace
+from xmc_explore.training import Run
 from xmc_explore.widgets import guarded
 
+scrub_module = sys.modules["xmc_explore.widgets.scrub"]  # a function of that name hides it
 RECIPE = xe.Recipe(encoder="bag", hidden=32, fan_in=4, aux_clusters=4, warmup=5, rewire_interval=10, eval_interval=20)
 
 
@@ -83,6 +91,20 @@ def test_a_run_that_is_still_recorded():
     assert canvas.frames == 5
 
 
+def test_how_many_features_there_are_is_known_or_found_in_every_frame():
+    first = {"step": 0, "indices": np.array([[0, 1], [2, 3]], np.int16)}
+    later = {"step": 10, "slots": np.array([1], np.int32), "new": np.array([9], np.int16)}
+    for store, width in ((FrameStore([first, later]), 10), (FrameStore([first, later], width=16), 16)):
+        view = xe.scrub(store)
+        (canvas,) = view.canvases.values()
+        assert Reader(canvas).head["width"] == width
+        assert 9 in Reader(canvas).indices
+        view.close()
+    run = Run(tiny_corpus(texts=False), RECIPE, steps=30)
+    assert run.trace.store.width == 32 == Trace.of(run.trace).store.width  # whatever a rewire has tried so far
+    run.close("interrupted")
+
+
 def test_two_runs_stand_at_the_same_step(traces):
     a, b = traces
     assert len(a.frames) > len(b.frames) > 1
@@ -105,8 +127,9 @@ def test_two_runs_stand_at_the_same_step(traces):
 
 
 def test_figures_follow(traces):
-    figure = go.Figure([go.Scatter(x=[0, 60], y=[1, 2], name=name) for name in ("all", "head", "tail")])
-    view = xe.scrub(traces[0], Picture(figure, "", None, ""))
+    figure = go.Figure([go.Scatter(x=[0, 60], y=[1, 2], name=name) for name in ("all", "head", "tail")],
+                       dict(title_text="Three lines", xaxis_title_text="training step"))
+    view = xe.scrub(traces[0], Picture(figure, "", pd.DataFrame(), ""))
     (canvas,) = view.canvases.values()
     (linked,) = view.figures
     view.frame = 1
@@ -118,15 +141,65 @@ def test_figures_follow(traces):
     assert linked._config["showSendToCloud"] is False
 
 
+def test_the_step_is_marked_where_the_axis_counts_steps(traces):
+    plots, trace = xe.plots, traces[0]
+    over_steps = [plots.per_bin(trace), plots.loss(trace), plots.age(trace)]
+    others = [plots.survival(trace), plots.in_degree(trace), plots.connectivity(trace),
+              plots.long_tail(tiny_corpus(texts=False))]
+    view = xe.scrub(trace, *over_steps, *others)
+    for frame in (1, 3):
+        view.frame = frame
+        for figure, picture in zip(view.figures, over_steps + others, strict=True):
+            more = figure.layout.shapes[len(picture.figure.layout.shapes):]
+            assert [(line.x0, line.x1) for line in more] == (
+                [(trace.frames[frame], trace.frames[frame])] if picture in over_steps else [])
+    view.close()
+
+
+def test_figures_beside_it_have_caption_table_and_description(traces):
+    picture = xe.plots.per_bin(traces[0])
+    view = xe.scrub(traces[0], picture)
+    words = view.widget.children[2].value
+    assert html.escape(picture.alt) in words and "Show as table" in words
+    assert html.escape(picture.caption.split(" %")[0]) in words and picture.caption in repr(view)
+
+
 def test_what_a_saved_notebook_keeps(traces, monkeypatch):
     shown = []
-    monkeypatch.setattr(sys.modules["xmc_explore.widgets.scrub"], "display", lambda data, raw: shown.append(data))
+    monkeypatch.setattr(scrub_module, "display", lambda data, raw: shown.append(data))
     view = xe.scrub({"one": traces[0], "two": traces[1]})
     view._ipython_display_()
     live, kept = shown
     assert live["application/vnd.jupyter.widget-view+json"]["model_id"] == view.widget.model_id
     images = re.findall(r'<img alt="([^"]+)" src="data:image/png;base64,', kept["text/html"])
     assert len(images) == 2 and images[0].startswith("one: Rewire at step") and "xmc-saved" in kept["text/html"]
+
+
+def test_a_saved_notebook_keeps_the_figures_too(traces, monkeypatch):
+    shown = []
+    monkeypatch.setattr(scrub_module, "display", lambda data, raw: shown.append(data.get("text/html")))
+    first, second = xe.plots.per_bin(traces[0]), xe.plots.survival(traces[0])
+    bar = go.Figure(go.Bar(x=[1], y=[2]), dict(title_text="Bars"))
+    ours = Picture(bar, "My own bar is 2.", pd.DataFrame(), "A bar")
+    view = xe.scrub(traces[0], first, second, ours)
+    view._ipython_display_()
+    kept = shown[-1]
+    svgs = [base64.b64decode(data).decode() for data in re.findall(r'src="data:image/svg[^,]+,([^"]+)"', kept)]
+    assert [ElementTree.fromstring(svg).attrib["aria-label"] for svg in svgs] == [first.alt, second.alt]
+    assert kept.count("Show as table") == 3 and "My own bar is 2." in kept  # what cannot be drawn has its words
+    assert kept.index("data:image/png") < kept.index("data:image/svg") < kept.index("My own bar")
+    monkeypatch.setattr(scrub_module, "MOST_KEPT", 5000)
+    view._ipython_display_()
+    assert "data:image/svg" not in shown[-1] and html.escape(second.caption.split(" %")[0]) in shown[-1]
+
+
+def test_a_view_that_was_scrubbed_keeps_the_words_of_the_frame_that_it_shows(traces, monkeypatch):
+    shown = []
+    monkeypatch.setattr(scrub_module, "display", lambda data, raw: shown.append(data))
+    view = xe.scrub(traces[0])
+    view.frame = 0
+    view._ipython_display_()
+    assert f"Rewire at step {traces[0].frames[-1]}" in shown[-1]["text/html"]
 
 
 def test_what_cannot_be_scrubbed(traces):

@@ -43,11 +43,12 @@ class FrameStore:
     rewire, `slots` being distinct positions in the flat [L, K]; any of them may hold "weight" and "scale" (see
     `quantise`). The first may hold "groups" [L], the row of `indices` that a label reads, for a layer in which labels
     share rows (-1: a label of a dense head, whose slots are given as -1); what is returned is always one row a label.
-    A list may grow while it is read. Raises IndexError for a frame that is not there.
+    A list may grow while it is read. `width` is how many features there are, D. Raises IndexError for a frame that is
+    not there.
     """
 
-    def __init__(self, frames: list[dict[str, Any]]):
-        self._frames = frames
+    def __init__(self, frames: list[dict[str, Any]], width: int | None = None):
+        self._frames, self._width = frames, width
         self._keys: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # frame -> (indices, born)
         self._last: tuple[int, np.ndarray, np.ndarray] | None = None
         self._lock = threading.Lock()
@@ -64,6 +65,14 @@ class FrameStore:
     def recorded(self) -> list[dict[str, Any]]:
         """The frames so far, as they were recorded."""
         return self._frames[:]
+
+    @property
+    def width(self) -> int:
+        """How many features there are, D; where the store was not told, those up to the highest in any frame so far."""
+        if self._width is not None:
+            return self._width
+        read = (f["indices"] if "indices" in f else f["new"] for f in self.recorded)
+        return 1 + max((int(features.max()) for features in read if features.size), default=-1)
 
     @property
     def groups(self) -> np.ndarray | None:

@@ -444,11 +444,11 @@ def fair_overlap(width: int, fan_in: int) -> float:
     return float((hypergeom.pmf(common, width, fan_in, fan_in) * common / (2 * fan_in - common)).sum())
 
 
-def related_pairs(labels: csr_array, n: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of labels that go together, and as many that were put together by chance, [n, 2] each.
+def related_pairs(labels: csr_array, n: int = 2000) -> np.ndarray:
+    """Pairs [n, 2] of labels that go together, from a label matrix [N, L].
 
-    From a label matrix [N, L]: the pairs with the highest cosine n_ab / sqrt(n_a n_b) among those on at least three
-    documents together, fewer than `n` where there are no more; then the same labels, their partners shuffled.
+    Those with the highest cosine n_ab / sqrt(n_a n_b) among the pairs on at least three documents together, fewer than
+    `n` where there are no more.
     """
     together = (labels.T @ labels).tocoo()
     count = np.asarray(labels.sum(0)).ravel()
@@ -456,7 +456,10 @@ def related_pairs(labels: csr_array, n: int = 2000, seed: int = 0) -> tuple[np.n
     keep = (a < b) & (together.data >= 3)
     a, b = a[keep], b[keep]
     cosine = together.data[keep] / np.sqrt(count[a] * count[b])
-    related = np.stack([a, b], axis=1)[np.argsort(-cosine, kind="stable")[:n]]
-    rng = np.random.default_rng([seed, 19])
-    shuffled = np.stack([related[:, 0], rng.permutation(related[:, 1])], axis=1)
-    return related, shuffled[shuffled[:, 0] != shuffled[:, 1]]
+    return np.stack([a, b], axis=1)[np.argsort(-cosine, kind="stable")[:n]]
+
+
+def shuffled_pairs(pairs: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The labels of pairs [n, 2] put together by chance: partners are shuffled, a label beside itself is left out."""
+    shuffled = np.stack([pairs[:, 0], np.random.default_rng(seed).permutation(pairs[:, 1])], axis=1)
+    return shuffled[shuffled[:, 0] != shuffled[:, 1]]

@@ -83,7 +83,7 @@ class TraceWriter:
         _write_json(self.folder / "run.json", self.header)
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.frames: list[dict[str, Any]] = []
-        self.store = FrameStore(self.frames)
+        self.store = FrameStore(self.frames, width)
         self._file = open(self.folder / "events.jsonl", "a", encoding="utf-8")
         self._flushed = time.monotonic()
         self._weights_from = 0.0  # the step from which on a frame holds weights again
@@ -197,7 +197,7 @@ class Trace:
         except (KeyError, ValueError) as error:
             raise TraceError(f"{self.folder}: {error}") from None
         self.events = self._read_events()
-        self.store = FrameStore(self._read_frames())
+        self.store = FrameStore(self._read_frames(), self.header.get("width"))
 
     @classmethod
     def of(cls, writer: TraceWriter) -> Trace:

@@ -1,4 +1,4 @@
-"""What messages and pictures have in common in their words: numbers with a true minus sign, and a guess at a name.
+"""What messages and pictures have in common in their words: numbers with a true minus sign, a guess at a name, errors.
 
 A hyphen is shorter than a minus, and is lost beside a digit.
 """
@@ -21,6 +21,13 @@ def numeral(value: float, form: str = ".3g") -> str:
     if not text.startswith("-"):
         return text
     return MINUS + text[1:] if text.strip("-0.,") else text[1:]
+
+
+def named(error: BaseException) -> str:
+    """An error by its kind and words, for where nobody expected it: "KeyError: a defect"."""
+    # A KeyError's own text is the code of its key, in quotes.
+    words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

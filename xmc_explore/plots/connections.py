@@ -359,16 +359,14 @@ def overlap(trace: Trace, corpus: Corpus, pairs: int = 1000) -> Picture:
         raise ValueError(f"this trace is of corpus {trace.header['corpus']['name']!r} with fingerprint "
                          f"{trace.header['corpus']['fingerprint']}, not of {corpus.name!r} with {corpus.fingerprint}")
     fan_in, of_label = _rewired(trace).shape[1], _of_label(trace)
-    related, _ = probes.related_pairs(corpus.train.labels, n=len(of_label)**2)
+    related = probes.related_pairs(corpus.train.labels, n=len(of_label)**2)
     related = related[(of_label[related] >= 0).all(1)]
     rarer = of_label[related].max(1)
     groups = {name: related[rarer == i][:pairs] for i, name in enumerate(BIN_NAMES)}
     groups = {name: found for name, found in groups.items() if len(found)}
     if not groups:
         raise ValueError("no two labels of this corpus stand on three documents together")
-    every = np.concatenate(list(groups.values()))
-    shuffled = np.stack([every[:, 0], np.random.default_rng(0).permutation(every[:, 1])], axis=1)
-    groups["put together by chance"] = shuffled[shuffled[:, 0] != shuffled[:, 1]]
+    groups["put together by chance"] = probes.shuffled_pairs(np.concatenate(list(groups.values())))
     frames = _thinned(len(trace.frames))
     found = {name: np.empty(len(frames)) for name in groups}
     for at, number_ in enumerate(frames):

@@ -92,7 +92,7 @@ def panels(title: str, y_titles: Sequence[str], heights: Sequence[float] | None 
     """An empty figure of panels one above the other. They share one x axis, so that one hover reads all of them."""
     n, gap = len(y_titles), 0.05
     heights = heights or [1 / n] * n
-    layout: dict[str, Any] = dict(template=TEMPLATE, title_text=title, height=(400, 540, 620)[n - 1])
+    layout: dict[str, Any] = dict(template=TEMPLATE, title_text=title, height=(400, 540, 620, 740, 860)[n - 1])
     top = 1.0
     for i, (text, height) in enumerate(zip(y_titles, heights, strict=True)):
         bottom = 0.0 if i == n - 1 else top - height * (1 - gap * (n - 1))

@@ -66,15 +66,32 @@ class Picture:
         if "text/html" in bundle:
             bundle["text/html"] = f'<div role="img" aria-label="{escape(self.alt)}">{bundle["text/html"]}</div>'
         elif bundle:
-            data = base64.b64encode(self.svg().encode()).decode()
-            bundle["text/html"] = f'<img alt="{escape(self.alt)}" src="data:image/svg+xml;base64,{data}">'
+            bundle["text/html"] = self._image()
         return bundle and bundle | {"text/plain": self.alt}
 
     def html(self) -> str:
         """The description (unseen, for screen readers), the caption, and the table, folded away."""
+        return self._page(f'<p style="{_UNSEEN}">{escape(self.alt)}</p>')
+
+    def still(self, most: int) -> str:
+        """The same below the static picture, for where no script runs; without it where that is over `most` bytes.
+
+        Nor is there one of a figure that holds more than this package draws.
+        """
+        try:
+            page = self._page(self._image())
+        except NotImplementedError:
+            return self._page("")
+        return page if len(page) <= most else self._page("")
+
+    def _image(self) -> str:
+        """The static picture as an <img>: of a notebook that it does not trust, JupyterLab drops an <svg>."""
+        data = base64.b64encode(self.svg().encode()).decode()
+        return f'<img alt="{escape(self.alt)}" src="data:image/svg+xml;base64,{data}">'
+
+    def _page(self, above: str) -> str:
         caption = escape(self.caption).replace(" %", "\N{NO-BREAK SPACE}%")  # no line begins with a sign
-        return (f'<div class="xmc-picture">{_STYLE}<p style="{_UNSEEN}">{escape(self.alt)}</p>'
-                f'<p style="margin-top:0.6em">{caption}</p>'
+        return (f'<div class="xmc-picture">{_STYLE}{above}<p style="margin-top:0.6em">{caption}</p>'
                 f'<details><summary>Show as table</summary><div class="xmc-scroll" tabindex="0" role="region" '
                 f'aria-label="{escape(self.title)}: table">{_html_table(self.table, self.title)}</div></details></div>')
 

@@ -26,6 +26,7 @@ from ..frames import FrameStore
 from ..recipe import LIVE, Recipe
 from ..trace import Trace, TraceWriter
 from ..training import Run, TrainingError
+from ..wording import named
 
 THREAD_NAME = "xmc-engine"
 ENDED = ("finished", "failed", "stopped", "recorded")  # a run that takes no more steps
@@ -556,14 +557,13 @@ class Engine:
                 other.run.evaluate(final=True)
                 other.end("finished")
         except Exception as error:
-            other.end("failed", f"A failed: {error}")
+            other.end("failed", f"A failed: {_why(error)}")
 
     def _fail(self, error: Exception) -> None:
         self._budget, self.error = 0, error
+        message = _why(error)
         if self._run is not None:
-            _end(self._run, "failed", error=str(error))
-        known = isinstance(error, (TrainingError, ValueError, RuntimeError, OSError))
-        message = str(error) if known and str(error) else repr(error)
+            _end(self._run, "failed", error=message)
         if self._run is not None and isinstance(error, OSError) and error.strerror:
             message = f"the run can no longer be recorded in {self._run.trace.folder} ({error.strerror})"
         self._publish(state="failed", message=message)
@@ -612,6 +612,12 @@ def _end(run: Run, status: str, **fields: Any) -> None:
     except OSError:
         if status == "finished":
             raise
+
+
+def _why(error: Exception) -> str:
+    """Why a run failed, in the words of the error where it has any for a reader."""
+    meant = isinstance(error, (TrainingError, ValueError, RuntimeError, OSError)) and str(error)
+    return meant or f"an unexpected error ended the run ({named(error)})"
 
 
 def next_step(options: dict[str, Any]) -> str:

@@ -96,6 +96,9 @@ def live(widget: W.Widget) -> dict[str, Any]:
     return {**widget._repr_mimebundle_(), "text/plain": ""}
 
 
+MOST_KEPT = 150_000  # bytes of a picture: a notebook keeps it for as long as it exists
+
+
 def saved(content: str) -> str:
     """HTML that stays in a saved notebook in the place of the widget that was put out right before it."""
     return f'<div class="xmc-saved">{_STYLE}{content}</div>'

@@ -18,11 +18,13 @@ from ..plots import method_of
 from ..plots.still import still
 from ..recipe import Recipe
 from ..trace import Trace
+from ..wording import named
 from . import sharing
 from .canvas import ConnectivityCanvas, caption_of
 from .charts import Charts
+from .curves import described, drawn
 from .engine import ENDED, Engine, Snapshot, next_step
-from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
+from .guarded import MOST_KEPT, close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .knobs import LIVE_KNOBS, REBUILD_KNOBS, Knobs
 from .page import Page
 from .presets import BUDGET, PRESETS, PROBE_INTERVAL, preset_of
@@ -34,7 +36,6 @@ HAND_SECONDS = 0.3  # after a hand has moved the curves wait so long for the nex
 PAINTER_SHARE = 0.02  # of the time, for what the painter paints unasked: a larger layer is painted more seldom
 SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
 REST_SECONDS = 0.5  # after which the picture is kept in the notebook: not after each of many single steps
-MOST_KEPT = 150_000  # bytes of it
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
 # What the status line says of a command from the press on until it is obeyed, which is before the next step.
@@ -178,14 +179,20 @@ class Lab:
     def export(self, folder: str | Path = EXPORTS) -> dict[str, Path]:
         """Write figure, recipe and trace into a folder; returns the path of each, PNG only where there is a browser.
 
+        The figure (HTML) has the curves and, below them, the connectivity at the frame on the screen. Of two runs there
+        are the recipe and the trace of each: "recipe-A", "recipe-B", "trace-A", "trace-B".
         Raises OSError, naming the path, where that cannot be.
         """
         snapshot = self.engine.snapshot
         name = f"{self._corpus['name']}-run{snapshot.run}-step{snapshot.step}"
-        folder, trace = Path(folder).expanduser(), self.trace
-        files = sharing.export(folder, name, self.charts.copy(), snapshot.recipe)
-        files["trace"] = self.engine.between_steps(lambda: sharing.pack(folder / f"{name}.zip", trace))
-        return files
+        sides = {"": snapshot} if snapshot.other is None else {"A": snapshot.other, "B": snapshot}
+        folder, traces = Path(folder).expanduser(), [self.engine.trace(other=run == "A") for run in sides]
+        step = snapshot.step if self.scrubber.step is None else self.scrubber.step
+        stills = "".join(f"<div>{self._still(side, step, run)}</div>" for run, side in sides.items())
+        below = f'<p class="words">{html.escape(self._text(snapshot))}</p><div class="stills">{stills}</div>'
+        files = sharing.export(folder, name, self.charts.copy(), *(side.recipe for side in sides.values()),
+                               alt=described(snapshot), below=below)
+        return files | self.engine.between_steps(lambda: sharing.pack(folder, name, *traces))
 
     def close(self) -> None:
         """End the run and take the laboratory off the screen; `trace` stays. Harmless the second time."""
@@ -225,6 +232,8 @@ class Lab:
         self.status.add_class("xmc-status-box")
         self.scrubber = Scrubber(self._ask)
         self.charts, self.canvas = Charts(), ConnectivityCanvas()
+        self.alt = W.HTML()
+        self.alt.add_class("xmc-alt")
         self.page = Page(self.canvas, self.charts.figure, curves=self.charts.figure.model_id)
         self.page.observe(lambda event: setattr(self.present, "value", event.new), "presenting")
         self.page.observe(lambda _: self.present.value and self._present(True), "narrow")
@@ -235,7 +244,7 @@ class Lab:
         drawer = self._drawer()
         self.more.observe(lambda event: self._open(drawer, event.new), "value")
         body = W.HBox([self.knobs.widget, self.canvas, self.charts.figure])
-        self.widget = W.VBox([toolbar, drawer, self.message, body, self.scrubber.widget])
+        self.widget = W.VBox([toolbar, drawer, self.message, body, self.alt, self.scrubber.widget])
         for box, name in ((self.widget, "xmc-lab"), (toolbar, "xmc-toolbar"), (body, "xmc-body"),
                           (drawer, "xmc-drawer"), (self.many, "xmc-many")):
             box.add_class(name)
@@ -247,7 +256,8 @@ class Lab:
     def _drawer(self) -> W.Widget:
         """The row that the button More shows."""
         folder = W.Text(value=EXPORTS, description="folder", tooltip="Where files are saved", continuous_update=False)
-        save = W.Button(description="Save files", tooltip="Figure (HTML, and PNG with a browser), recipe and trace")
+        save = W.Button(description="Save files", tooltip="Figure (HTML, and PNG with a browser), and recipe and "
+                        "trace of each run")
         save.on_click(lambda _: self._save_files(folder.value))
         self.shared = W.Text(description="share", disabled=False, tooltip="This laboratory as text")
         self.shared.add_class("xmc-share")
@@ -331,11 +341,13 @@ class Lab:
         def work() -> None:
             try:
                 files = self.export(folder)
-                said = ", ".join(path.name for path in files.values())
-                missing = "" if "picture" in files else " (no PNG: no browser on this machine)"
-                self._say(f"Saved in {files['figure'].resolve().parent}: {said}{missing}.")
+                figure = files["figure"].resolve()
+                endings = ", ".join(path.name.removeprefix(figure.stem) for path in files.values())
+                missing = "" if "picture" in files else "; no PNG: no browser on this machine"
+                self._say(f"Saved in {figure.parent}: {figure.stem} ({endings}{missing}).")
             except Exception as error:  # whatever it is: nobody else would say that it is over
-                self._say(f"Not saved: {str(error) or repr(error)}", wrong=True)
+                known = isinstance(error, (OSError, ValueError, RuntimeError)) and str(error)
+                self._say(f"Not saved: {known or named(error)}", wrong=True)
 
         self._say("Saving ...")
         self._exporting = threading.Thread(target=work, name="xmc-export", daemon=True)
@@ -448,6 +460,7 @@ class Lab:
                     self.canvas.playing = snapshot.state == "playing" or self._rolling
                 if not self._chart_due:
                     self.charts.draw(snapshot, None if self.scrubber.step is None else step)
+                    self.alt.value = f"<p>Curves over training steps. {html.escape(described(snapshot))}</p>"
                     self._charted = time.monotonic()
                 self.knobs.mark(snapshot.planned)
                 if self.engine.obeyed(snapshot):  # or refused; before, a press would be taken back
@@ -460,7 +473,8 @@ class Lab:
                 if whole or snapshot.state == "stopped":
                     self._save(snapshot)
             except Exception as error:  # a thread that dies would leave a picture that looks alive
-                self.message.value = _words(f"The picture cannot be drawn ({error!r}); the run goes on.", wrong=True)
+                words = f"The picture cannot be drawn ({named(error)}); the run goes on."
+                self.message.value = _words(words, wrong=True)
             finally:
                 self._hand = 0
             self._painted = snapshot
@@ -508,14 +522,21 @@ class Lab:
             self._saved.update(self._kept(snapshot), raw=True)
 
     def _kept(self, snapshot: Snapshot) -> dict[str, str]:
-        """Words, and the latest connectivity as a picture: a notebook keeps an output, but no widget."""
-        picture = ""
-        if snapshot.features and snapshot.n_frames:
-            frame = snapshot.store.seek(snapshot.n_frames - 1)
-            picture = still("", frame, self._bins, snapshot.features, caption_of(frame, self._bins))
+        """Words, the latest connectivity and the curves as pictures: a notebook keeps an output, but no widget."""
+        picture = self._still(snapshot, snapshot.step, "" if snapshot.other is None else "B")
         picture = picture if len(picture) <= MOST_KEPT else ""
+        curves = drawn(snapshot)
+        curves = "" if curves is None else curves.still(MOST_KEPT - len(picture))
         words = html.escape(self._text(snapshot)) + "\n  (what is left of a live laboratory: run the cell for another)"
-        return {"text/html": saved(f"{picture}<pre>{words}</pre>"), "text/plain": self._text(snapshot)}
+        return {"text/html": saved(f"{picture}<pre>{words}</pre>{curves}"), "text/plain": self._text(snapshot)}
+
+    def _still(self, side: Snapshot, step: int, name: str) -> str:
+        """The connectivity of a run at a step as a picture; nothing where there is none."""
+        at = frame_at(side, step)
+        if at < 0 or not side.features:
+            return ""
+        frame = side.store.seek(at)
+        return still(name, frame, self._bins, side.features, caption_of(frame, self._bins))
 
     def _text(self, snapshot: Snapshot) -> str:
         return _text(self._corpus["name"], snapshot)

@@ -14,14 +14,16 @@ from IPython.display import display
 from ..corpora import BIN_NAMES, LabelBins, label_bins
 from ..frames import FrameStore
 from ..plots import Picture
+from ..plots.drawing import STEP
 from ..plots.still import still
 from ..plots.style import INK
 from ..trace import Trace
-from .canvas import ConnectivityCanvas
+from .canvas import ConnectivityCanvas, caption_of
 from .figure import Figure
-from .guarded import close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
+from .guarded import MOST_KEPT, close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .page import Page
 
+MARK = "frame"  # the name of the line at the step of the frame
 LINKED = ("view", "color", "order", "hovered", "pinned", "brushed", "playing")  # of two canvases side by side
 
 
@@ -41,6 +43,7 @@ class Scrub:
             canvas.begin(store, bins, names, features, scores=scores)
             canvas.show(len(store) - 1)
         self._first = next(iter(self.canvases.values()))
+        self._pictures = pictures
         self.figures = [_linked(picture) for picture in pictures]
         self._difference = W.ToggleButton(description="difference", tooltip="Connections that only one of the runs has")
         self._difference.observe(lambda _: self._show(), "value")
@@ -48,7 +51,9 @@ class Scrub:
         boxes = [W.VBox([W.HTML(f"<b>{html.escape(name)}</b>"), canvas]) for name, canvas in self.canvases.items()]
         self._boxes = boxes
         page = Page(*self.canvases.values(), *self.figures)
-        self.widget = W.VBox([*([self._first] if alone else [self._difference, W.HBox(boxes)]), *self.figures, page])
+        drawn = [part for figure, picture in zip(self.figures, pictures, strict=True)
+                 for part in (figure, W.HTML(picture.html()))]
+        self.widget = W.VBox([*([self._first] if alone else [self._difference, W.HBox(boxes)]), *drawn, page])
         self.widget.add_class("xmc-scrub")
         for name, box in zip(self.canvases, boxes, strict=True):
             box.add_class("xmc-beside")
@@ -104,7 +109,7 @@ class Scrub:
                 self.canvases[other].frame = _at_step(second, step)
         for figure in self.figures:
             with figure.drawing, figure.batch_update():
-                figure.layout.shapes[-1].update(x0=step, x1=step)
+                figure.update_shapes(dict(x0=step, x1=step), selector=dict(name=MARK))
 
     def _moved_second(self, change: Any) -> None:
         """The arrow keys on the second canvas move the first, and that moves the second."""
@@ -126,18 +131,21 @@ class Scrub:
 
     def _ipython_display_(self) -> None:
         display(live(self.widget), raw=True)
-        stills = "".join(still(name if len(self._runs) > 1 else "", store.seek(-1), bins, features, canvas.caption)
-                         for (name, (store, bins, _, features, _)), canvas in
-                         zip(self._runs.items(), self.canvases.values(), strict=True))
+        stills = ""
+        for name, (store, bins, _, features, _) in self._runs.items():
+            frame = store.seek(-1)
+            stills += still(name if len(self._runs) > 1 else "", frame, bins, features, caption_of(frame, bins))
         words = f"<p>(The last frame of {self._words()}: run the cell to scrub.)</p>"
-        display({"text/html": saved(stills + words), "text/plain": repr(self)}, raw=True)
+        figures = "".join(picture.still(MOST_KEPT) for picture in self._pictures)
+        display({"text/html": saved(stills + words + figures), "text/plain": repr(self)}, raw=True)
 
     def _words(self) -> str:
         return " and ".join(f"{len(store)}" for store, *_ in self._runs.values())
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {len(store)} frames, to step {store.steps[-1]:,}. {canvas.caption}" for
-                         (name, (store, *_)), canvas in zip(self._runs.items(), self.canvases.values(), strict=True))
+        runs = (f"{name}: {len(store)} frames, to step {store.steps[-1]:,}. {canvas.caption}" for
+                (name, (store, *_)), canvas in zip(self._runs.items(), self.canvases.values(), strict=True))
+        return "\n".join([*runs, *(picture.caption for picture in self._pictures)])
 
 
 def scrub(run: Trace | FrameStore | Mapping[str, Trace], *pictures: Picture, corpus: Any = None) -> Scrub:
@@ -145,8 +153,8 @@ def scrub(run: Trace | FrameStore | Mapping[str, Trace], *pictures: Picture, cor
 
     A trace, or the frames of a run that is still being recorded (then `corpus` names and bins its labels); or two
     traces by name, {"A": ..., "B": ...}, side by side under one slider, with the difference at a button. Figures given
-    beside it, `xe.plots.per_bin(trace)` say, follow: brushing a bin lets the lines of others fade, and a line marks
-    the step.
+    beside it, `xe.plots.per_bin(trace)` say, follow: brushing a bin lets the lines of others fade, and in those over
+    the training steps a line marks the step.
     Raises ValueError for a run without connectivity, and for two runs of different layers, TypeError for no run.
     """
     runs = dict(run) if isinstance(run, Mapping) else {"run": run}
@@ -187,7 +195,7 @@ def _parts(run: Trace | FrameStore, corpus: Any) -> tuple[FrameStore, LabelBins,
     indices = run.seek(0).indices
     names = [f"label {i}" for i in range(len(indices))] if corpus is None else corpus.label_names
     bins = label_bins(np.ones(len(indices), np.int64)) if corpus is None else corpus.bins()
-    return run, bins, names, int(indices.max()) + 1, {}
+    return run, bins, names, run.width, {}
 
 
 def _at_step(store: FrameStore, step: int) -> int:
@@ -196,7 +204,12 @@ def _at_step(store: FrameStore, step: int) -> int:
 
 
 def _linked(picture: Picture) -> Figure:
-    """A figure that follows the canvas: one bin alone, and a line at the step of the frame."""
+    """A figure that follows the canvas: one bin alone, and a line at the step of the frame.
+
+    An x axis that is not titled `STEP` counts something else, ages or ranks say, and has no place for a step.
+    """
     figure = Figure(picture.figure)
-    figure.add_shape(type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1, line=dict(color=INK, width=1))
+    if figure.layout.xaxis.title.text == STEP:
+        figure.add_shape(name=MARK, type="line", xref="x", yref="paper", x0=0, x1=0, y0=0, y1=1,
+                         line=dict(color=INK, width=1))
     return figure

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ from .presets import PRESETS
 VERSION = 1
 KEYS = {"xmc": int, "corpus": str, "fingerprint": str, "steps": int, "preset": str, "recipe": dict, "against": dict}
 PNG_SECONDS = 60
+TALL, TALLER = 560, 1080  # pixels of the picture: of a figure, and of one with something below it
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>
+body {{ margin: 8px; font: 15px/1.4 system-ui, sans-serif; color: #333; background: #fff; }}
+.words {{ white-space: pre-line; }}
+.stills {{ display: flex; flex-wrap: wrap; gap: 0 32px; }}
+.stills > div {{ flex: 0 1 640px; min-width: 0; }}
+</style></head><body>
+<div role="img" aria-label="{alt}">{drawing}</div>
+{below}
+</body></html>
+"""
 
 
 class ShareError(ValueError):
@@ -74,31 +88,52 @@ def _changed(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in asdict(recipe).items() if value != plain[name]}
 
 
-def export(folder: Path, name: str, figure: go.Figure, recipe: Recipe) -> dict[str, Path]:
-    """Write a figure (HTML, and PNG where there is a browser) and a recipe (JSON) into a folder; returns their paths.
+def export(folder: Path, name: str, figure: go.Figure, *recipes: Recipe, alt: str = "", below: str = ""
+           ) -> dict[str, Path]:
+    """Write a figure (HTML, and PNG where there is a browser) and recipes (JSON) into a folder; returns their paths.
 
+    `alt` says what the figure shows, `below` is HTML that stands below it. Of two recipes the first is that of run A.
     Files are written beside their place and renamed. Raises OSError, naming the path, where that cannot be.
     """
-    files = {"figure": folder / f"{name}.html", "recipe": folder / f"{name}.json"}
-    page = figure.to_html(include_plotlyjs=True, config=CONFIG)
+    files = {"figure": folder / f"{name}.html"}
+    drawing = figure.to_html(full_html=False, include_plotlyjs=True, config=CONFIG)
+    page = PAGE.format(name=html.escape(name), alt=html.escape(alt), drawing=drawing, below=below)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(files["figure"], page.encode())
-        _write(files["recipe"], (recipe.to_json() + "\n").encode())
+        for run, recipe in zip(_runs(recipes), recipes, strict=True):
+            files[f"recipe{run}"] = folder / f"{name}{run}.json"
+            _write(files[f"recipe{run}"], (recipe.to_json() + "\n").encode())
     except OSError as error:
         raise OSError(f"no files can be written to {folder} ({error.strerror}); choose another folder") from None
     if (browser := find_browser()) is not None:
         picture = folder / f"{name}.png"
-        if _photograph(browser, files["figure"], picture):
+        if _photograph(browser, files["figure"], picture, TALLER if below else TALL):
             files["picture"] = picture
     return files
 
 
-def pack(path: Path, trace: Trace) -> Path:
-    """Write a trace's folder into a zip file."""
-    with replacing(path) as beside:
-        shutil.make_archive(str(beside.with_suffix("")), "zip", trace.folder)  # which adds the ".zip" itself
-    return path
+def pack(folder: Path, name: str, *traces: Trace) -> dict[str, Path]:
+    """Write the folder of each trace into a zip file; returns their paths. Of two the first is that of run A.
+
+    Raises OSError, naming the path, where that cannot be; nothing is left of that file then.
+    """
+    files = {}
+    for run, trace in zip(_runs(traces), traces, strict=True):
+        path = folder / f"{name}{run}.zip"
+        try:
+            with replacing(path) as beside:
+                shutil.make_archive(str(beside.with_suffix("")), "zip", trace.folder)  # which adds the ".zip" itself
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error.strerror or error}); make room there, or choose another "
+                          "folder") from None
+        files[f"trace{run}"] = path
+    return files
+
+
+def _runs(of_each: Sequence[Any]) -> tuple[str, ...]:
+    """What tells the files of two runs apart."""
+    return ("-A", "-B") if len(of_each) > 1 else ("",)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -106,12 +141,12 @@ def _write(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
 
 
-def _photograph(browser: str, page: Path, picture: Path) -> bool:
+def _photograph(browser: str, page: Path, picture: Path, tall: int) -> bool:
     """Let a browser without a window draw a page. False if it does not."""
     as_root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     try:
         with replacing(picture) as shot:
-            subprocess.run([browser, "--headless", "--disable-gpu", "--hide-scrollbars", "--window-size=1100,560",
+            subprocess.run([browser, "--headless", "--disable-gpu", "--hide-scrollbars", f"--window-size=1100,{tall}",
                             "--force-device-scale-factor=2", f"--user-data-dir={shot.with_name('profile')}", *as_root,
                             f"--screenshot={shot}", page.resolve().as_uri()],
                            timeout=PNG_SECONDS, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
