@@ -24,8 +24,8 @@ ROWS = 50  # of a table on the page; `table` has them all
 _STYLE = """<style>
 .jp-OutputArea-child:has(+ .jp-OutputArea-child .xmc-picture) .main-svg text:not(.hoverlayer text)
 { fill: var(--jp-ui-font-color1) !important; }
-.xmc-picture { max-width: 60em; }
-.xmc-picture th, .xmc-picture td { text-align: right; font-variant-numeric: tabular-nums; }
+.xmc-picture { max-width: 60em; line-height: 1.5; }
+.xmc-picture th, .xmc-picture td { padding: 2px 0.5em; text-align: right; font-variant-numeric: tabular-nums; }
 .xmc-picture .xmc-scroll { max-height: 24em; overflow: auto; }
 </style>"""
 _UNSEEN = "position:absolute;width:1px;height:1px;margin:-1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap"

@@ -183,12 +183,14 @@ class Lab:
         are the recipe and the trace of each: "recipe-A", "recipe-B", "trace-A", "trace-B".
         Raises OSError, naming the path, where that cannot be.
         """
-        snapshot = self.engine.snapshot
+        snapshot = self.engine.between_steps(lambda: self.engine.snapshot)  # not while it is built or loaded
+        self._paint(snapshot, whole=True)
         name = f"{self._corpus['name']}-run{snapshot.run}-step{snapshot.step}"
         sides = {"": snapshot} if snapshot.other is None else {"A": snapshot.other, "B": snapshot}
         folder, traces = Path(folder).expanduser(), [self.engine.trace(other=run == "A") for run in sides]
         step = snapshot.step if self.scrubber.step is None else self.scrubber.step
-        stills = "".join(f"<div>{self._still(side, step, run)}</div>" for run, side in sides.items())
+        stills = "".join(f"<div>{self._still(side, step, run) or NO_PICTURE.get(side.recipe.output, '')}</div>"
+                         for run, side in sides.items())
         below = f'<p class="words">{html.escape(self._text(snapshot))}</p><div class="stills">{stills}</div>'
         files = sharing.export(folder, name, self.charts.copy(), *(side.recipe for side in sides.values()),
                                alt=described(snapshot), below=below)
