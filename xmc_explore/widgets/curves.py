@@ -14,8 +14,8 @@ from .charts import LINES, LOOKS, RUN_DASH, Line, points
 from .engine import Snapshot
 
 # A panel of each, from top to bottom: what it is called in words and beside its axis.
-PANELS = {(1, 2): ("P@1 (%) and its parts", "P@1, its<br>parts (%)"), (2, 2): ("recall@5 (%)", "recall@5<br>(%)"),
-          (1, 1): ("loss", "loss"), (2, 1): ("encoder gradient norm", "gradient<br>norm"),
+PANELS = {(1, 2): ("P@1 (%) and its parts", "P@1, its<br>parts (%)"), (2, 2): ("recall@5 (%)", "recall@5 (%)"),
+          (1, 1): ("loss", "loss"), (2, 1): ("encoder gradient norm", "gradient norm"),
           (3, 1): ("share of the encoder's gradient", "share of<br>gradient")}
 
 
