@@ -639,6 +639,9 @@ def test_numbers_are_drawn_as_they_are():
         np.testing.assert_array_equal(t.x, TIMES[t.name].dropna())
     assert "gradient of x: most FixedFanIn (4), least masked dense (0.4)" in table.caption
     assert table.figure.layout.shapes[0].x0 == 1
+    zero = plots.numbers({"Adam": 0.0, "SGD": 4.0}, "Moves", "a slot").figure
+    assert zero.layout.xaxis.range[0] < 0, "a dot at 0 stands on the name of its row"
+    assert plots.numbers({"Adam": 3.0, "SGD": 4.0}, "Moves", "a slot").figure.layout.xaxis.range[0] == 0
     bins = plots.numbers({name: 1.0 + i for i, name in enumerate(BIN_NAMES)}, "Dropped", "%").figure
     for i, t in enumerate(bins.data):
         assert (t.name, t.marker.color, t.y.tolist()) == (BIN_NAMES[i], style.BINS[BIN_NAMES[i]].color, [i])

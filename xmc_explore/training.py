@@ -54,9 +54,9 @@ def train(corpus: Corpus, recipe: Recipe | None = None, *, steps: int | None = N
 
 
 def _summary(record: dict[str, float], metrics: dict[str, float]) -> dict[str, str]:
+    """Few words: they stand behind the bar, and leave it what they do not take of the width."""
     shown = {} if record["loss"] is None else {"loss": f"{record['loss']:.2f}"}
-    shown["grad"] = f"{record['grad']:.2g}"
-    return shown | {k: f"{metrics[k]:.1f}" for k in ("P@1", "PSP@5", "recall@5/tail") if k in metrics}
+    return shown | {k: f"{metrics[k]:.1f}" for k in ("P@1", "recall@5/tail") if k in metrics}
 
 
 class Run:
@@ -401,7 +401,7 @@ class Run:
     def finish(self, progress: bool = True) -> Trace:
         """Take the steps that are left, evaluate on all test documents, and return the trace; see `train`."""
         bar = tqdm(total=self.steps, initial=self.step_number, desc="training", unit="step", disable=not progress)
-        record = {"loss": None, "grad": math.nan}  # of a run that has no step left
+        record = {"loss": None}  # of a run that has no step left
         with bar:
             try:
                 while not self.finished:

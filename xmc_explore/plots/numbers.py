@@ -29,7 +29,9 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
     if log:  # with room for the number behind the last dot
         axis = log_axis(everything) | dict(range=[np.log10(low / 1.5), np.log10(high * (high / low) ** 0.15 * 1.5)])
     else:
-        axis = dict(range=[min(1.1 * low, 0.0), max(1.2 * high, 0.0) or 1.0])
+        top = max(1.2 * high, 0.0) or 1.0
+        room = 0.03 * top if low < 0.03 * top else 0.0  # a dot at 0 would stand on the name of its row
+        axis = dict(range=[min(1.1 * low, 0.0) - room, top])
     figure = panels(title, [""], title_text=unit + ", log scale" * log, **axis)
     figure.update_layout(hovermode="closest", height=max(170 + 36 * len(table), 260), margin_t=92)
     figure.update_yaxes(tickvals=list(range(len(table))), ticktext=[str(name) for name in table.index], ticks="",
