@@ -31,6 +31,32 @@ def seeds():
     torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if _device(item) == "cuda":
+            item.add_marker(pytest.mark.gpu)
+
+
+def _device(item) -> str:
+    """Where a test of one backend runs."""
+    if not hasattr(item, "callspec") or "backend" not in item.callspec.params:
+        return "cpu"
+    from dense_for_tests import DEVICES
+
+    return DEVICES.get(item.callspec.params["backend"], "cpu")
+
+
+@pytest.fixture(autouse=True)
+def device_of_the_backend(request):
+    """Tensors of a test with a parameter `backend` are made where that backend runs."""
+    if _device(request.node) == "cpu":
+        yield
+        return
+    torch.set_default_device(_device(request.node))
+    yield
+    torch.set_default_device(None)
+
+
 @pytest.fixture(scope="session")
 def browser_path() -> str:
     """The Chromium or Chrome to drive; skips without one, except in CI, where that is a failure."""

@@ -6,8 +6,22 @@ import torch
 
 import xmc_explore as xe
 
-USABLE = [name for name, b in xe.backends().items() if b.usable and (not b.devices or "cpu" in b.devices)]
+USABLE = [name for name, b in xe.backends().items() if b.usable]
+# Triton's kernels run where Triton compiles them; without a GPU its interpreter takes tensors of the CPU. Tests with a
+# parameter `backend` find this to be torch's default device (conftest.py).
+DEVICES = {name: "cuda" if b.devices == ("cuda",) else "cpu" for name, b in xe.backends().items() if b.usable}
+HERE = "(cpu|cuda:0)"  # that device, in a pattern for an error
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+def generator(seed=0):
+    """A random generator on torch's default device."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def autocast():
+    """Autocast to bfloat16 on torch's default device."""
+    return torch.autocast(torch.get_default_device().type, torch.bfloat16)
 
 
 def dense_result(layer, x, grad):

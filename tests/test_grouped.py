@@ -3,9 +3,10 @@
 import copy
 import tracemalloc
 
+import numpy as np
 import pytest
 import torch
-from dense_for_tests import TOLERANCE, USABLE, close, dense_result
+from dense_for_tests import HERE, TOLERANCE, USABLE, autocast, close, dense_result, generator
 from torch.nn.functional import linear
 
 import xmc_explore as xe
@@ -14,12 +15,13 @@ from xmc_explore.logit_free import logit_gradient, loss_by_chunks, step_in_place
 from xmc_explore.losses import LOSSES
 
 SHAPES = [(1, 1, 1, 1, 1), (3, 5, 7, 2, 3), (64, 96, 33, 8, 16), (5, 17, 300, 17, 16), (2, 8, 1, 3, 4),
-          (33, 100, 1000, 31, 7), (0, 6, 4, 2, 2), (130, 40, 96, 16, 32), (17, 9, 64, 4, 1)]  # B, D, L, K, G
+          (33, 100, 1000, 31, 7), (0, 6, 4, 2, 2), (130, 40, 96, 16, 32), (17, 9, 64, 4, 1),
+          (5, 12, 150, 4, 130)]  # B, D, L, K, G; the last of more labels than a Triton program takes
 OP, BACKWARD = torch.ops.xmc_explore.grouped_fixed_fan_in, torch.ops.xmc_explore.grouped_fixed_fan_in_backward
 
 
 def make(d, n_labels, k, size, dtype=torch.float64, backend="reference", shuffled=True, **options):
-    g = torch.Generator().manual_seed(0)
+    g = generator()
     order = torch.randperm(n_labels, generator=g) if shuffled else None
     layer = xe.GroupedFixedFanIn(d, n_labels, k, size, order=order, backend=backend, generator=g, dtype=dtype,
                                  **options)
@@ -59,6 +61,32 @@ def test_inputs_and_gradients_that_are_not_contiguous_and_leading_shapes(backend
     for lead in ((), (4,), (2, 3), (2, 0)):
         x = torch.randn(*lead, 12, dtype=torch.float64)
         torch.testing.assert_close(layer(x), linear(x, layer.to_dense(), layer.bias))
+
+
+@pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("n_labels", [21, 4])
+def test_index_tensors_that_are_not_contiguous(backend, n_labels):
+    """Kernels take pointers: an order with other numbers between its own must not be read as it lies."""
+    layer = make(12, n_labels, 5, 4, torch.float32, backend)
+    x, grad = torch.randn(6, 12), torch.randn(6, n_labels)
+    order = torch.stack([layer.order, layer.order.flip(0)], 1)[:, 0]
+    indices = layer.indices.t().contiguous().t()
+    found = []
+    for idx, which in ((layer.indices, layer.order), (indices, order)):
+        wide = x.clone().requires_grad_()
+        y = grouped_fixed_fan_in(wide, layer.weight, idx, which, 4, layer.bias, backend=backend)
+        found.append([y.detach(), *torch.autograd.grad(y, [wide, layer.weight, layer.bias], grad)])
+    assert not order.is_contiguous()
+    torch.testing.assert_close(*found)
+
+
+def test_a_compiled_step_reads_an_order_that_is_not_contiguous():
+    layer, rows = make(12, 21, 5, 4, torch.float32, "cpu"), torch.arange(6)
+    twin, x = copy.deepcopy(layer), torch.randn(6, 12)
+    twin.order = torch.stack([layer.order, layer.order.flip(0)], 1)[:, 0]
+    for one in (layer, twin):
+        step_in_place(one, torch.optim.SGD(one.parameters(), lr=0.1), x, rows, rows)
+    assert torch.equal(twin.weight, layer.weight) and torch.equal(twin.bias, layer.bias)
 
 
 @pytest.mark.parametrize("backend", USABLE)
@@ -112,7 +140,7 @@ def test_compiled_and_under_autocast(backend):
         x = torch.randn(b, 7)
         torch.testing.assert_close(compiled(x), layer(x))
     x = x.bfloat16().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         y = compiled(x)
     y.sum().backward()
     assert y.dtype == torch.float32 and x.grad.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.float32
@@ -301,8 +329,24 @@ def test_groups_that_cannot_be_are_refused_in_words(options, words):
 
 
 @pytest.mark.parametrize("backend", USABLE)
+@pytest.mark.parametrize("name, words", [
+    ("x", f"must be on one device; got meta, {HERE}, {HERE}, {HERE}"),
+    ("weight", rf"order must be int32 \[L\] = \[4\] on meta; got torch.int32 \[4\] on {HERE}"),
+    ("indices", f"must be on one device; got {HERE}, {HERE}, meta, {HERE}"),
+    ("bias", f"must be on one device; got {HERE}, {HERE}, {HERE}, meta"),
+    ("order", rf"order must be int32 \[L\] = \[4\] on {HERE}; got torch.int32 \[4\] on meta")])
+def test_groups_refuse_tensors_on_several_devices(backend, name, words):
+    layer = make(8, 4, 3, 2, backend=backend)
+    given = {"x": torch.randn(2, 8, dtype=torch.float64), "weight": layer.weight, "indices": layer.indices,
+             "order": layer.order, "bias": layer.bias}
+    grouped_fixed_fan_in(**given, group_size=2, backend=backend)
+    with pytest.raises(ValueError, match=words):
+        grouped_fixed_fan_in(**{**given, name: given[name].to("meta")}, group_size=2, backend=backend)
+
+
+@pytest.mark.parametrize("backend", USABLE)
 def test_groups_take_tensors_only(backend):
     layer = xe.GroupedFixedFanIn(8, 4, 2, 2, backend=backend)
-    for wrong in (None, [1.0], torch.zeros(2, 8).numpy()):
+    for wrong in (None, [1.0], np.zeros((2, 8))):
         with pytest.raises(TypeError, match=f"x must be a tensor; got {type(wrong).__name__}"):
             layer(wrong)

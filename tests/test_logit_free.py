@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from dense_for_tests import USABLE
+from dense_for_tests import USABLE, generator
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import xmc_explore as xe
@@ -15,7 +15,7 @@ D, L, K = 13, 37, 5
 
 
 def make(kind, dtype=torch.float64, bias=True, backend="auto", n_labels=L):
-    g = torch.Generator().manual_seed(1)
+    g = generator(1)
     layer = (torch.nn.Linear(D, n_labels, bias=bias, dtype=dtype) if kind == "dense"
              else xe.FixedFanIn(D, n_labels, K, bias=bias, dtype=dtype, generator=g, backend=backend))
     if bias:
@@ -25,7 +25,7 @@ def make(kind, dtype=torch.float64, bias=True, backend="auto", n_labels=L):
 
 
 def batch(size=6, dtype=torch.float64, n_labels=L, seed=2, share=0.15):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
     y = torch.rand(size, n_labels, generator=g) < share
     rows, columns = y.nonzero(as_tuple=True)
     shuffled = torch.randperm(len(rows), generator=g)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from dense_for_tests import USABLE
+from dense_for_tests import USABLE, autocast, generator
 
 import xmc_explore as xe
 from xmc_explore.layers import op
@@ -14,7 +14,7 @@ OP, BACKWARD = torch.ops.xmc_explore.fixed_fan_in, torch.ops.xmc_explore.fixed_f
 
 
 def make(backend, d=7, n_labels=11, k=4, dtype=torch.float32):
-    return xe.FixedFanIn(d, n_labels, k, backend=backend, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    return xe.FixedFanIn(d, n_labels, k, backend=backend, dtype=dtype, generator=generator())
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_autocast_casts_the_input_to_the_weights(backend, compiled):
     layer = make(backend)
     run = torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer
     x = torch.randn(2, 7).bfloat16().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         y = run(x)
     y.sum().backward()
     assert y.dtype == torch.float32 and x.grad.dtype == torch.bfloat16 and layer.weight.grad.dtype == torch.float32

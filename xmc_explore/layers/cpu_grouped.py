@@ -325,7 +325,7 @@ def fused_step(
     order, group_of_label, group_size = groups
     n_groups = -(-len(weight) // group_size)
     w, idx, b, (labels, rows), kind, numbers, moments = _given(weight, indices, n_groups, bias, pairs, loss, update)
-    of = order.numpy()
+    of = _array(order)
     places = _places(labels, of, group_of_label.numpy(), group_size)
     by_place = np.argsort(places, kind="stable")
     places, rows = places[by_place], rows[by_place]

@@ -2,7 +2,8 @@
 
 A program has one group and a tile of documents: the K features of the group are gathered once, [K, B] lines of x, and
 all G labels take their part of them in one matrix product. `tl.dot` wants at least 16 of everything, so smaller groups
-are filled up with nothing. float32 goes through tensor cores in three parts (TF32 x 3), which keeps its precision.
+are filled up with nothing; one of more than 64 is gathered for every 64 of its labels. float32 goes through tensor
+cores in three parts (TF32 x 3), which keeps its precision.
 
 The gradient of x meets in one feature what many groups send, by atomic additions: G times fewer of them than labels of
 their own would send, so it has no transposed index; its last bits differ from run to run.
@@ -18,15 +19,22 @@ from torch import Tensor
 
 from . import reference
 
-LEAST = 16  # of each side of a matrix product
+LEAST, MOST = 16, 64  # of each side of a matrix product: what `tl.dot` takes, what fits the fast memory of any GPU
+
+
+@triton.jit
+def _members(GROUP: tl.constexpr, BLOCK_G: tl.constexpr):
+    """The group of this program, and which BLOCK_G of its labels: axis 0 counts the parts of groups."""
+    parts: tl.constexpr = (GROUP + BLOCK_G - 1) // BLOCK_G
+    group = (tl.program_id(0) // parts).to(tl.int64)
+    return group, tl.program_id(0) % parts * BLOCK_G + tl.arange(0, BLOCK_G)
 
 
 @triton.jit
 def forward_kernel(x, weight, indices, order, bias, y, n_labels, batch, GROUP: tl.constexpr, FAN_IN: tl.constexpr,
                    BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, DOT: tl.constexpr):
-    """A tile of y [L, B]: the labels of one group by BLOCK_B documents; x is [D, B]."""
-    group = tl.program_id(0).to(tl.int64)
-    member = tl.arange(0, BLOCK_G)
+    """A tile of y [L, B]: BLOCK_G labels of one group by BLOCK_B documents; x is [D, B]."""
+    group, member = _members(GROUP, BLOCK_G)
     doc = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     is_doc = doc < batch
     is_label = (member < GROUP) & (group * GROUP + member < n_labels)
@@ -49,8 +57,7 @@ def weight_gradient_kernel(grad, x, indices, order, dweight, dbias, n_labels, ba
                            FAN_IN: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
                            DOT: tl.constexpr):
     """The gradients of weight [L, K], BLOCK_K slots of one group, and of bias; grad is [L, B], x is [D, B]."""
-    group = tl.program_id(0).to(tl.int64)
-    member = tl.arange(0, BLOCK_G)
+    group, member = _members(GROUP, BLOCK_G)
     k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
     is_slot = k < FAN_IN
     is_label = (member < GROUP) & (group * GROUP + member < n_labels)
@@ -73,9 +80,8 @@ def weight_gradient_kernel(grad, x, indices, order, dweight, dbias, n_labels, ba
 @triton.jit
 def x_gradient_kernel(grad, weight, indices, order, dx, n_labels, batch, GROUP: tl.constexpr, FAN_IN: tl.constexpr,
                       BLOCK_G: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, DOT: tl.constexpr):
-    """What one group sends to the gradient of x [D, B], for BLOCK_B documents; grad is [L, B]."""
-    group = tl.program_id(0).to(tl.int64)
-    member = tl.arange(0, BLOCK_G)
+    """What BLOCK_G labels of one group send to the gradient of x [D, B], for BLOCK_B documents; grad is [L, B]."""
+    group, member = _members(GROUP, BLOCK_G)
     doc = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
     is_doc = doc < batch
     is_label = (member < GROUP) & (group * GROUP + member < n_labels)
@@ -92,13 +98,18 @@ def x_gradient_kernel(grad, weight, indices, order, dx, n_labels, batch, GROUP: 
 
 
 def _tiles(group_size: int, fan_in: int, batch: int, dtype: torch.dtype) -> dict[str, object]:
-    """Sides of the products, all of a group, up to 64 slots and 64 documents; and what they are made in."""
+    """Sides of the products, up to 64 labels of a group, slots and documents; and what they are made in."""
     dot = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[dtype]
     if type(forward_kernel).__name__ == "InterpretedFunction":
         dot = tl.float32  # the interpreter takes bfloat16 in a product for whole numbers
-    sides = {"BLOCK_G": group_size, "BLOCK_K": min(64, fan_in), "BLOCK_B": min(64, batch)}
+    sides = {"BLOCK_G": group_size, "BLOCK_K": fan_in, "BLOCK_B": batch}
     return {"GROUP": group_size, "FAN_IN": fan_in, "DOT": dot,
-            **{name: max(LEAST, triton.next_power_of_2(n)) for name, n in sides.items()}}
+            **{name: min(MOST, max(LEAST, triton.next_power_of_2(n))) for name, n in sides.items()}}
+
+
+def _parts(indices: Tensor, tiles: dict[str, object]) -> int:
+    """How many programs the labels take: groups, and parts of those that are larger than a tile."""
+    return len(indices) * triton.cdiv(tiles["GROUP"], tiles["BLOCK_G"])
 
 
 def grouped_forward(x: Tensor, weight: Tensor, indices: Tensor, order: Tensor, group_size: int, bias: Tensor | None
@@ -110,8 +121,9 @@ def grouped_forward(x: Tensor, weight: Tensor, indices: Tensor, order: Tensor, g
     tiles, y = _tiles(group_size, fan_in, batch, x.dtype), x.new_empty((n_labels, batch))
     bias = None if bias is None else bias.contiguous()
     with torch.cuda.device_of(x):
-        forward_kernel[len(indices), triton.cdiv(batch, tiles["BLOCK_B"])](
-            x.t().contiguous(), weight.contiguous(), indices.contiguous(), order, bias, y, n_labels, batch, **tiles)
+        forward_kernel[_parts(indices, tiles), triton.cdiv(batch, tiles["BLOCK_B"])](
+            x.t().contiguous(), weight.contiguous(), indices.contiguous(), order.contiguous(), bias, y, n_labels,
+            batch, **tiles)
     return y.t()
 
 
@@ -125,15 +137,15 @@ def grouped_backward(
         return reference.grouped_backward(grad, x, weight, indices, order, group_size, needs)
     need_x, need_weight, need_bias = needs
     tiles, dx, dweight, dbias = _tiles(group_size, fan_in, batch, x.dtype), None, None, None
-    grad, weight, indices = grad.t().contiguous(), weight.contiguous(), indices.contiguous()
+    grad, weight, indices, order = (t.contiguous() for t in (grad.t(), weight, indices, order))
     with torch.cuda.device_of(x):
         if need_x:
             sent = torch.zeros((in_features, batch), dtype=torch.float32, device=x.device)
-            x_gradient_kernel[len(indices), triton.cdiv(batch, tiles["BLOCK_B"])](
+            x_gradient_kernel[_parts(indices, tiles), triton.cdiv(batch, tiles["BLOCK_B"])](
                 grad, weight, indices, order, sent, n_labels, batch, **tiles)
             dx = sent.to(x.dtype).t()
         if need_weight or need_bias:
             dweight, dbias = torch.empty_like(weight), weight.new_empty(n_labels)
-            weight_gradient_kernel[len(indices), triton.cdiv(fan_in, tiles["BLOCK_K"])](
+            weight_gradient_kernel[_parts(indices, tiles), triton.cdiv(fan_in, tiles["BLOCK_K"])](
                 grad, x.t().contiguous(), indices, order, dweight, dbias, n_labels, batch, **tiles)
     return dx, dweight if need_weight else None, dbias if need_bias else None
