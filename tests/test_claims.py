@@ -106,6 +106,15 @@ def test_what_is_committed_agrees_with_the_runs():
     assert len(re.findall(r"\| (?:reproduced|opposite|not at this scale) \|", report)) == len(stored)
 
 
+def test_the_readme_gives_each_claim_the_verdict_of_the_table():
+    verdict = "(reproduced|opposite|not at this scale)"
+    readme = (bench.RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
+    said = re.findall(rf"^\| ([^|]+) \| ([^|]+) \| {verdict} \|$", readme, re.M)
+    report = (bench.RESULTS / "claims.md").read_text(encoding="utf-8")
+    measured = re.findall(rf"^\| ([^|]+) \| ([^|]+) \|.*\| {verdict} \|$", report, re.M)
+    assert len(measured) == len(bench.CLAIMS) and said == measured
+
+
 def test_what_the_same_number_in_every_run_is_called(monkeypatch):
     same = CLAIM | {"runs": "walks", "mean": 10.667, "one_low": 10.667, "one_high": 10.667}
     monkeypatch.setattr(claims, "known", lambda: {"counted": same})
@@ -124,10 +133,42 @@ def test_what_notebooks_alone_measure_agrees_with_its_runs():
         assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
 
 
+def test_numbers_in_the_text_of_notebooks_are_those_of_the_record():
+    found = pd.read_csv(notebook_claims.RUNS)
+    folder = bench.RESULTS.parent.parent / "notebooks"
+    text = {path.name[:2]: path.read_text(encoding="utf-8") for path in folder.glob("*.ipynb")}
+
+    def mean(setting, column, form=".1f", scale=1.0):
+        of = scale * found[found["setting"] == setting][column]
+        assert len(of) >= 5
+        return f"{of.mean():{form}} ± {of.std():{form}}"
+
+    def span(setting, column, form):
+        of = found[found["setting"] == setting][column]
+        return f"{of.min():{form}} to {of.max():{form}}"
+
+    kinds = [f"planted: {name}{kept}" for name in ("SET", "RigL") for kept in ("", ", moments kept")]
+    for column in ("found/tail", "found/head", "P@1"):
+        assert " | ".join(mean(kind, column) for kind in kinds) in text["05"]
+    for biases in ("zero", "prior"):
+        for column, form in (("dead features", ".0f"), ("dead read/tail", ".2f"), ("others read/tail", ".2f")):
+            assert span(f"every 25: {biases}", column, form) in text["06"]
+    for optimizer in ("every 25: prior", "every 25: prior, SGD"):
+        for of_bin in ("head", "tail"):
+            assert mean(optimizer, f"replaced/{of_bin}", ".2f", 0.01) in text["06"]
+        assert mean(optimizer, "P@1") in text["06"] and mean(optimizer, "recall@5/tail") in text["06"]
+    for column, form in (("cosine", ".2f"), ("cosine, late", ".2f")):
+        assert mean("twin: SET", column, form) in text["07"]
+        assert mean("twin: SET + auxiliary", column, form) in text["07"]
+    assert mean("twin: SET", "log2 of the ratio of norms", ".1f", -1) in text["07"]
+    for column, form in (("signal to noise, early", ".0f"), ("signal to noise, late", ".2f")):
+        assert mean("twin: SET", column, form) in text["07"]
+
+
 def test_walks_ask_for_as_much_whatever_the_connections():
     pytest.importorskip("triton")  # for Linux only
     stored = pd.read_csv(notebook_claims.RUNS).query("setting == 'walk' and seed == 1")
-    for name, value in notebook_claims.walk(1).items():
+    for name, value in notebook_claims.walk(1)[0].items():
         assert stored[name].item() == (value if isinstance(value, str) else pytest.approx(value, abs=1e-3))
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
@@ -13,7 +14,8 @@ import pytest
 from xmc_explore import exercises as ex
 from xmc_explore.exercises.exercise import Knob, Prediction, WriteFunction, WriteKernel
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 sys.path.insert(0, str(FOLDER))
 import glossary  # noqa: E402
@@ -117,12 +119,57 @@ def test_no_path_of_one_machine(path):
     assert not re.search(r"(?<![\w.])/(home|root|Users|work|tmp|mnt|opt)/|[A-Z]:\\\\", text)
 
 
-@pytest.mark.parametrize("path", [*NOTEBOOKS, *FOLDER.glob("*.md")], ids=lambda path: path.name)
-def test_links_inside_the_repository_are_alive(path):
-    text = ("\n".join(cell.source for cell in cells(path, "markdown")) if path.suffix == ".ipynb"
+# --- links --------------------------------------------------------------------------------------------------------
+
+
+def words_of(path: Path) -> str:
+    """The Markdown of a notebook or of a file, without blocks of code."""
+    text = ("\n\n".join(cell.source for cell in cells(path, "markdown")) if path.suffix == ".ipynb"
             else path.read_text(encoding="utf-8"))
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?://|#|mailto:", link)]
-    assert [link for link in links if not (FOLDER / link.split("#")[0]).exists()] == []
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def anchors(path: Path) -> set[str]:
+    """What may follow `#` in a link: headings of a file, as JupyterLab names those of a notebook, else as GitHub."""
+    headings = [re.sub(r"<[^>]+>|[`*]|\]\([^)]*\)", "", h).strip() for h in
+                re.findall(r"^#+ (.+)$", words_of(path), re.M)]
+    if path.suffix == ".ipynb":
+        return {h.replace(" ", "-") for h in headings}
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def dead_links(path: Path) -> list[str]:
+    """Links of a file to files of the repository, or to their headings, that are not there."""
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", words_of(path)):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        file, _, heading = link.partition("#")
+        target = path.parent / file if file else path
+        if not target.exists() or heading and unquote(heading) not in anchors(target):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *FOLDER.glob("*.md"), *ROOT.glob("*.md"), ROOT / "data" / "README.md"],
+                         ids=lambda path: path.name)
+def test_links_inside_the_repository_are_alive(path):
+    assert dead_links(path) == []
+
+
+def test_a_dead_link_is_found_and_so_is_a_dead_heading(tmp_path):
+    (tmp_path / "there.md").write_text("# A heading, with `code`\n\n```\n# no heading\n```\n", encoding="utf-8")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("## 1. One claim")])
+    nbformat.write(notebook, tmp_path / "there.ipynb")
+    page = tmp_path / "page.md"
+    page.write_text("# Top\n[a](there.md#a-heading-with-code) [b](there.md#no-heading) [c](gone.md) [d](#top) "
+                    "[e](#down) [f](there.ipynb#1.-One-claim) [g](there.ipynb#1-one-claim) [h](https://example.org/#x)")
+    assert dead_links(page) == ["there.md#no-heading", "gone.md", "#down", "there.ipynb#1-one-claim"]
+
+
+@every_notebook
+def test_a_file_of_results_is_named_by_a_link(path):
+    assert re.findall(r"(?<!\[)`[\w./]*results/[\w./]+`", words_of(path)) == []
 
 
 @every_notebook

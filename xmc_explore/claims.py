@@ -3,7 +3,7 @@
 `data/claims.json` holds, for each claim, the mean of a difference that has to be above 0 for the claim to hold, its
 95 % confidence interval, and the range in which one further run falls 19 times of 20. `python -m benchmarks.claims`
 measures and writes it; its table with all conditions is `benchmarks/results/claims.md`. What came after the paper is in
-`data/claims_after.json`, by `python -m benchmarks.after_the_paper`; races, and what kernels ask for, in
+`data/claims_after.json`, by `python -m benchmarks.after_the_paper`; what notebooks alone measure, races among it, in
 `data/claims_notebooks.json`, by `python -m benchmarks.notebook_claims`.
 """
 
