@@ -226,12 +226,15 @@ def ranges_00(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def ranges_01(notebook: nbformat.NotebookNode, text: str) -> None:
+    assert 10 < reached(notebook)["dense"] < 50 and reached(notebook, "recall@5/head")["dense"] > 10  # 18.7, 26.2
     shares = value(notebook, "{'P@1'")
     assert 10 < shares["P@5"] < shares["P@1"] < 40  # of a constant answer
     assert "Over all seeds" in "\n".join(outputs(notebook, "text/html"))
 
 
 def ranges_02(notebook: nbformat.NotebookNode, text: str) -> None:
+    p1 = reached(notebook)
+    assert 10 < p1["dense"] < 50 and 10 < p1["dense, low precision"] < 50  # 17.6, 20.6; SET's biases are on their way
     bill = value(notebook, "{'yours'")
     assert bill["yours"] == pytest.approx(bill["ledger"]) == 33 * 16 + 32 * 2
     rounded = value(notebook, "{'exact'")
@@ -263,6 +266,8 @@ def ranges_04(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def ranges_05(notebook: nbformat.NotebookNode, text: str) -> None:
+    p1 = reached(notebook)
+    assert p1["dense"] > 35 and min(p1[name] for name in ("SET", "RigL", "static")) > 8  # 57.8; 14.6, 19.2, 14.1
     dropped = value(notebook, "{'head'")
     assert list(dropped) == ["head", "torso", "tail"] and all(0 <= share <= 100 for share in dropped.values())
     captions = "\n".join(outputs(notebook, "text/html")).replace("\N{NO-BREAK SPACE}", " ")
@@ -273,6 +278,7 @@ def ranges_05(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def ranges_06(notebook: nbformat.NotebookNode, text: str) -> None:
+    assert min(reached(notebook, "recall@5/head").values()) > 3  # 7.1: one label, found by its bias; none at the start
     alive = value(notebook, "{'head': [")
     assert alive["head"][0] < alive["tail"][0] < 0.6  # most of what is grown in the recording dies at once
     captions = "\n".join(outputs(notebook, "text/html"))
@@ -284,6 +290,8 @@ def ranges_06(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def ranges_07(notebook: nbformat.NotebookNode, text: str) -> None:
+    p1 = reached(notebook)
+    assert all(10 < p1[name] < 50 for name in ("dense", "SET, prior bias", "SET + auxiliary, prior bias"))  # 17 to 22
     assert "12 of 100 steps" in text  # the laboratory's trace
     verdicts = verdicts_of(notebook)
     assert verdicts.count("Over all seeds") == 15
@@ -292,6 +300,8 @@ def ranges_07(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def ranges_08(notebook: nbformat.NotebookNode, text: str) -> None:
+    p1 = reached(notebook)
+    assert all(10 < p1[name] < 50 for name in ("dense, bfloat16", "dense, float8", "SET, bfloat16"))  # 19 to 21
     tables = "\n".join(outputs(notebook, "text/plain"))
     arrived = {dtype: float(mean) for dtype, mean in re.findall(r"(\w+) +nearest +([\d.]+)", tables)}
     assert arrived["float32"] == pytest.approx(1.5, abs=0.01) and arrived["float8_e4m3fn"] == 1
@@ -303,6 +313,10 @@ def ranges_08(notebook: nbformat.NotebookNode, text: str) -> None:
 
 
 def ranges_09(notebook: nbformat.NotebookNode, text: str) -> None:
+    captions = "\n".join(outputs(notebook, "text/html"))
+    assert float(re.search(r"After 30 steps recall@5 is ([\d.]+).*for head labels", captions)[1]) > 20  # 59.2
+    p1 = [float(each) for each in re.findall(r"SET(?: \+ auxiliary)?: seed 0 \(([\d.]+)\)", captions)]
+    assert len(p1) >= 2 and min(p1) > 40  # 85: the most frequent tag
     fingerprints = value(notebook, "{'from the table'")
     assert fingerprints["from the table"] == fingerprints["from the folder"]
     assert re.search("row 5: tags is (None|nan), neither a list nor a string; drop such rows first", text)
