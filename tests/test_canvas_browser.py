@@ -482,3 +482,35 @@ def test_a_reopened_notebook_shows_a_picture(browser, server):
         expect(opened.page.get_by_text("run the cell to scrub")).to_be_visible()
         expect(opened.output(0).first).to_be_hidden()  # JupyterLab's "Loading widget...", which would never end
         opened.screenshot("canvas-reopened")
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_figures_beside_it_have_words_and_are_there_when_reopened(browser, tmp_path, theme):
+    with jupyter_lab(tmp_path, themes={"theme": f"JupyterLab {theme}"}) as server:
+        name = write_notebook(tmp_path / "linked.ipynb", ONE, LINKED)
+        with open_notebook(browser, server, name) as opened:
+            opened.run_all()
+            Canvas(opened.page, 1).expect_frame(39)
+            words = opened.output(1).locator(".xmc-picture").first
+            expect(words.get_by_text("After 1,200 steps recall@5 is")).to_be_visible()
+            words.get_by_text("Show as table").click()
+            expect(words.get_by_role("columnheader", name="torso")).to_be_visible()
+            ink = "getComputedStyle(document.body).getPropertyValue('--jp-ui-font-color1')"
+            assert opened.output(1).locator(".main-svg .gtitle").evaluate(f"""node => {{
+                const probe = document.body.appendChild(document.createElement('i'));
+                probe.style.color = {ink};
+                return getComputedStyle(node).fill === getComputedStyle(probe).color;
+            }}""")
+            words.scroll_into_view_if_needed()
+            opened.screenshot(f"canvas-figure-words-{theme.lower()}")
+            opened.choose("File", "Save Notebook")
+            expect(opened.page.locator(".jp-mod-current.jp-mod-dirty")).to_have_count(0)
+        server.end_kernel(name)
+        with open_notebook(browser, server, name) as opened:
+            saved = opened.output(1).locator(".xmc-saved")
+            figure = saved.get_by_role("img", name="recall@5 of head, torso and tail labels")
+            figure.scroll_into_view_if_needed(timeout=30_000)
+            assert figure.evaluate("node => node.naturalWidth") == 900
+            expect(saved.get_by_text("After 1,200 steps recall@5 is")).to_be_visible()
+            expect(saved.get_by_text("Show as table")).to_be_visible()
+            opened.screenshot(f"canvas-figure-reopened-{theme.lower()}")

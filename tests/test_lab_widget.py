@@ -849,9 +849,10 @@ def test_the_page_has_the_connectivity_that_is_on_the_screen(make, tmp_path, mon
     def stills() -> list[str]:
         page = lab.export(tmp_path)["figure"].read_text()
         assert re.search(r'role="img" aria-label="[^"]*fter 25 steps: P@1 \(%\) and its parts [0-9.]+, head ', page)
-        assert "step 25 of 5,000" in page
+        assert "step 25 of 5,000" in page and "From the next step on" not in page
         return re.findall(r'<img alt="([^"]+)" src="data:image/png', page)
 
+    lab.knobs.live["lr_factor"].value = 0.5
     (last,) = stills()
     assert last.startswith("Rewire at step 20: ")
     lab.scrubber.to(1)

@@ -6,6 +6,7 @@ import html
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -191,7 +192,8 @@ class Lab:
         step = snapshot.step if self.scrubber.step is None else self.scrubber.step
         stills = "".join(f"<div>{self._still(side, step, run) or NO_PICTURE.get(side.recipe.output, '')}</div>"
                          for run, side in sides.items())
-        below = f'<p class="words">{html.escape(self._text(snapshot))}</p><div class="stills">{stills}</div>'
+        said = self._text(snapshot if snapshot.state == "failed" else replace(snapshot, message=""))  # no advice
+        below = f'<p class="words">{html.escape(said)}</p><div class="stills">{stills}</div>'
         files = sharing.export(folder, name, self.charts.copy(), *(side.recipe for side in sides.values()),
                                alt=described(snapshot), below=below)
         return files | self.engine.between_steps(lambda: sharing.pack(folder, name, *traces))
