@@ -214,7 +214,7 @@ def test_scrub_hover_and_come_back(opened, lab):
         stage.hover(position={"x": box["width"] / 2, "y": box["height"] * share})
         if re.search(r"label|used|times", lab.root.locator(".xmc-who").inner_text()):
             break
-    expect(lab.root.locator(".xmc-who")).not_to_be_empty()
+    expect(lab.root.locator(".xmc-who")).to_contain_text(re.compile(r"used \d+ times? · P@5 .* · recall@5 .* at step"))
     lab.root.get_by_title("Last frame, and follow the run").click()
     expect(lab.root.locator(".xmc-where")).to_contain_text("live")
     assert opened.errors == []
@@ -341,6 +341,53 @@ def two_presented(opened, lab):
     lab.press("A|B")
     expect(lab.status).not_to_have_attribute("data-other-step", re.compile(r"\d+"))
     lab.knob("share that is rewired").press("ArrowLeft")  # as the next test expects it
+
+
+FADED = """([node, bins]) => node.data.every((line) =>
+    (line.opacity === 0.12) === (bins.length > 0 && ["head", "torso", "tail"].includes(line.legendgroup) &&
+                                 !bins.includes(line.legendgroup)))"""
+
+
+def test_a_pinned_label_and_a_brushed_bin_stay_from_look_to_look_and_through_reset(opened, two_presented):
+    lab, page = two_presented, opened.page
+    stage, curves = lab.root.locator(".xmc-stage"), lab.root.locator(".js-plotly-plot").element_handle()
+    who, reads = lab.root.locator(".xmc-who"), lab.root.locator(".xmc-reads")
+    box = stage.bounding_box()
+    stage.click(position={"x": box["width"] / 2, "y": 0.1 * box["height"]})
+    page.mouse.move(5, 5)
+    name = who.locator("b").inner_text()
+    page.keyboard.press("1")
+    page.wait_for_function(FADED, arg=[curves, ["head"]])
+    for look, words, score in (("A", "from the start", "P@5 "), ("B", "from the start", "P@5 "),
+                               ("difference", "read|only A", "P@5 A ")):
+        stage.focus()
+        lab.root.get_by_role("button", name=look, exact=True).evaluate("button => button.click()")
+        expect(reads).to_contain_text(re.compile(words))
+        expect(who.locator("b")).to_have_text(name)
+        expect(who).to_contain_text(score)
+        expect(stage).to_be_focused()  # the next key is not lost
+    page.wait_for_timeout(500)
+    opened.screenshot("pinned-and-brushed-presented")
+    lab.press("A")
+    expect(who).to_contain_text("P@5 ")
+    stage.focus()
+    page.keyboard.press("Home")
+    expect(reads).not_to_contain_text("from the start")
+    page.keyboard.press("ArrowRight")
+    expect(reads).to_contain_text(re.compile(r"\d of 4 from the start · (none new|new) at step 50"))
+    play_for(lab, 60)
+    page.wait_for_function(FADED, arg=[curves, ["head"]])
+    lab.press("Reset")
+    expect(lab.status).to_have_attribute("data-step", "0")
+    lab.wait_for_state("paused")
+    expect(who.locator("b")).to_have_text(name)
+    stage.focus()
+    page.keyboard.press("Escape")
+    expect(lab.root.locator(".xmc-words")).not_to_have_class(re.compile("xmc-pointing"))
+    page.keyboard.press("Escape")
+    page.wait_for_function(FADED, arg=[curves, []])
+    lab.press("difference")
+    assert opened.errors == []
 
 
 def test_two_presented_runs_by_keyboard_alone(opened, two_presented):

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from xmc_explore.corpora import label_bins
 from xmc_explore.frames import Frame, FrameStore
 from xmc_explore.widgets import canvas as module
-from xmc_explore.widgets.canvas import ConnectivityCanvas, caption_of, history
+from xmc_explore.widgets.canvas import ConnectivityCanvas, caption_of, history, scores_of
 from xmc_explore.widgets.message import in_few_bits
 
 L, K, D = 60, 4, 40
 NAMES = [f"label {i}" for i in range(L)]
 
 
-def shown(store=None, bins=None, frame=0, **options):
+def shown(store=None, bins=None, frame=0, panel="line", **options):
     store, bins = store or drawn(L, K, D, 6), bins or zipf_bins(L)
-    canvas = ConnectivityCanvas()
+    canvas = ConnectivityCanvas(panel=panel)
     canvas.begin(store, bins, [f"label {i}" for i in range(len(bins.of_label))], D, **options)
     canvas.show(frame)
     return canvas, Reader(canvas), store
@@ -113,6 +113,21 @@ def test_the_caption_counts_what_moved():
         f"Rewire at step 200: {len(slots)} of {L * K} connections moved; {shares}.")
 
 
+def test_labels_of_a_dense_head_are_not_counted_in_the_caption():
+    store, bins = drawn(L, K, D, 1), zipf_bins(L)
+    store._frames[0]["groups"] = np.arange(L)  # each its own row, but for a dense head
+    store._frames[0]["groups"][:2] = -1
+    assert caption_of(store.seek(0), bins) == (f"At the start: each of {L - 2} labels reads {K} features drawn at "
+                                               "random; 2 of the dense head read every one.")
+    slots = store.changed(1)
+    parts = {name: bins.labels(name)[bins.labels(name) >= 2] for name in bins.names}
+    shares = ", ".join(f"{name} {100 * np.isin(slots // K, labels).sum() / (K * len(labels)):.1f} %"
+                       for name, labels in parts.items() if len(labels))
+    assert (slots // K).min() >= 2
+    assert caption_of(store.seek(1), bins) == (
+        f"Rewire at step 100: {len(slots)} of {(L - 2) * K} connections moved; {shares}.")
+
+
 # --- order
 
 
@@ -198,6 +213,17 @@ def test_deaths_are_sent_where_they_are_coloured():
     assert "dead_rows" not in unpack(canvas.picture)
 
 
+def test_a_difference_takes_the_order_that_was_chosen():
+    a, b = drawn(L, K, D, 3), drawn(L, K, D, 3, seed=1)
+    canvas = ConnectivityCanvas(order="in-degree")
+    canvas.begin(a, zipf_bins(L), NAMES, D)
+    canvas.show_difference(a.seek(3), b.seek(3))
+    reader, indices = Reader(canvas), a.seek(3).indices
+    mean = np.bincount(indices.reshape(-1), minlength=D)[indices].mean(1)[reader.labels]
+    of_bin = zipf_bins(L).of_label[reader.labels]
+    assert all((np.diff(mean[of_bin == b]) <= 1e-12).all() for b in range(3))
+
+
 def test_the_difference_of_two_runs():
     a, b = drawn(L, K, D, 3), drawn(L, K, D, 3, seed=1)
     canvas, reader, _ = shown(a)
@@ -269,15 +295,54 @@ def test_a_label_of_a_dense_head_reads_no_single_feature():
 
 
 def test_the_history_of_a_pinned_label():
-    canvas, _, store = shown()
+    canvas, _, store = shown(panel="side")
     canvas.set_state({"pinned": 7})
     sent = unpack(canvas.history)
     assert (sent["label"], sent["frames"]) == (7, 7)
     expected = np.array([store.seek(i).indices[7] for i in range(7)])
     np.testing.assert_array_equal(sent["features"].reshape(7, K), expected)
     np.testing.assert_array_equal(history(store, 7), expected)
+    store._frames.append({"step": 700, "slots": np.array([7 * K], np.int32), "new": np.array([D - 1], np.int16)})
+    canvas.show(7)  # the run goes on, and the history with it
+    sent = unpack(canvas.history)
+    np.testing.assert_array_equal(sent["features"].reshape(8, K), [*expected, store.seek(7).indices[7]])
     canvas.set_state({"pinned": -1})
     assert canvas.history == b""
+
+
+def test_where_there_is_no_room_for_a_history_none_is_sent(monkeypatch):
+    monkeypatch.setattr(module, "history", lambda *_: pytest.fail("it was computed"))
+    canvas, _, _ = shown()
+    canvas.set_state({"pinned": 7})
+    canvas.show(3)
+    assert canvas.history == b""
+
+
+def test_a_pinned_label_stays_pinned_in_another_run_of_the_same_labels():
+    canvas, reader, _ = shown(panel="side")
+    canvas.set_state({"pinned": 7})
+    other = drawn(L, K, D, 2, seed=1)
+    canvas.begin(other, zipf_bins(L), list(NAMES), D)
+    canvas.show(2)
+    assert canvas.pinned == 7
+    np.testing.assert_array_equal(unpack(canvas.history)["features"].reshape(3, K), history(other, 7))
+    canvas.clear("being built")
+    assert canvas.history == b""
+    canvas.begin(other, zipf_bins(L), NAMES, D)
+    assert canvas.pinned == 7 and unpack(canvas.history)["frames"] == 3
+    canvas.begin(drawn(50, K, D, 1), zipf_bins(50), NAMES[:50], D)
+    assert canvas.pinned == -1 and canvas.history == b""
+
+
+def test_another_run_of_the_same_labels_is_one_message_without_their_names(monkeypatch):
+    canvas, _, _ = shown()
+    sent = []
+    monkeypatch.setattr(type(canvas), "send_state", lambda self, key=None: sent.append(set(key)))
+    with canvas.hold_sync():
+        canvas.begin(drawn(L, K, D, 2, seed=1), zipf_bins(L), NAMES, D)
+        canvas.show(2)
+    (keys,) = sent
+    assert "picture" in keys and not keys & {"names", "bands", "pinned"}
 
 
 def test_scores_follow_the_order_of_the_rows():
@@ -288,6 +353,17 @@ def test_scores_follow_the_order_of_the_rows():
     assert canvas.scores == {"P@5": expected}
     canvas.order = "in-degree"
     assert canvas.scores["P@5"] == [None if label == 3 else float(label) for label in reader.labels]
+    canvas.score({"P@1": values / 3}, " at step 5")
+    assert canvas.scores == {"P@1": [None if label == 3 else round(label / 3, 1) for label in reader.labels]}
+    assert canvas.scored == " at step 5"
+
+
+def test_scores_of_what_an_evaluation_counted():
+    counts = {"assignments": np.array([2, 0, 5]), "predicted": np.array([4, 0, 0]), "hits": np.array([1, 0, 0])}
+    found = scores_of({1: {}, 5: counts})
+    np.testing.assert_array_equal(found["P@5"], [25, np.nan, np.nan])
+    np.testing.assert_array_equal(found["recall@5"], [50, np.nan, 0])
+    assert scores_of({}) == {}
 
 
 @pytest.mark.parametrize(("wrong", "message"), [

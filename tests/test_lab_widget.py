@@ -319,6 +319,118 @@ def test_the_caption_counts_what_moved(make):
     assert [band["name"] for band in lab.canvas.bands] == ["head", "torso", "tail"]
 
 
+def test_whoever_is_pointed_at_has_the_scores_of_the_last_evaluation(make):
+    lab = make()
+    built(lab)
+    seen = Reader(lab.canvas)
+    lab.run(9)
+    assert lab.canvas.scores == {}
+    for step in (10, 20):
+        table = lab.run(step - lab.engine.snapshot.step).of_labels(5).iloc[seen.labels]
+        assert set(lab.canvas.scores) == {"P@5", "recall@5"} and lab.canvas.scored == f" at step {step}"
+        for name, column in (("P@5", "precision"), ("recall@5", "recall")):
+            np.testing.assert_allclose(np.array(lab.canvas.scores[name], float), table[column].round(1), atol=1e-9)
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 2 and s.state == "paused")
+    until(lambda: lab.canvas.scores == {})
+
+
+def test_of_two_runs_the_scores_of_the_one_on_the_screen_are_told(make):
+    lab = make(against=RECIPE.replace(seed=0, fan_in=8))
+    built(lab)
+    seen = Reader(lab.canvas)
+    lab.run(20)
+    precision = {run: trace.of_labels(5).precision.round(1).to_numpy() for run, trace in lab.traces.items()}
+    assert not np.array_equal(precision["A"], precision["B"], equal_nan=True)
+    assert set(lab.canvas.scores) == {"P@5 A", "P@5 B"} and lab.canvas.scored == " at step 20"
+    for run in "AB":
+        np.testing.assert_allclose(np.array(lab.canvas.scores[f"P@5 {run}"], float), precision[run][seen.labels])
+    for run in "AB":
+        lab.scrubber.looks.value = run
+        until(lambda: set(lab.canvas.scores) == {"P@5", "recall@5"})
+        until(lambda: np.allclose(np.array(lab.canvas.scores["P@5"], float), precision[run][seen.labels],  # noqa: B023
+                                  equal_nan=True))
+
+
+def opacities(lab, runs="B"):
+    """Of the curves of each name, where all agree."""
+    found = {}
+    for run in runs:
+        for i, line in enumerate(LINES):
+            found.setdefault(line.name, set()).add(lab.charts.curve(i, run).opacity or 1.0)
+    return {name: next(iter(values)) if len(values) == 1 else values for name, values in found.items()}
+
+
+def test_a_brushed_bin_is_brushed_in_the_curves_and_stays_so(make, sent):
+    lab = make()
+    lab.run(20)
+    plain = dict.fromkeys(("all", "head", "torso", "tail", "auxiliary"), 1.0)
+    brushed = plain | {"head": 0.12, "torso": 0.12}
+    assert opacities(lab) == plain
+    until(lambda: lab._painted.version == lab.engine.snapshot.version)
+    time.sleep(0.2)
+    sent.clear()
+    lab.canvas.set_state({"brushed": "tail"})
+    assert opacities(lab) == brushed
+    assert {w for w, m, _ in sent if m["method"] == "update"} == {lab.charts.figure}
+    assert sum(size for *_, size in sent) == 0 and len(json.dumps([m for _, m, _ in sent])) < 3000  # no points
+    lab.run(20)
+    assert len(curve(lab, "P@1/head").x) == 4 and opacities(lab) == brushed
+    lab.present.value = True
+    lab.present.value = False
+    lab.compare.value = True
+    painted(lab, lambda s: s.other is not None and s.state == "paused" and s.run == 2)
+    lab.run(20)
+    until(lambda: len(lab.charts.curve(0, "A").x) == 40)
+    assert opacities(lab, "AB") == brushed
+    lab.canvas.set_state({"brushed": ""})
+    assert opacities(lab, "AB") == plain
+
+
+def test_where_there_is_no_picture_no_bin_stays_brushed(make):
+    lab = make(against=xe.Recipe.method("dense", encoder="bag", hidden=16, warmup=5, eval_interval=10))
+    lab.run(12)
+    lab.scrubber.looks.value = "A"
+    until(lambda: lab.canvas.picture)
+    lab.canvas.set_state({"brushed": "tail", "pinned": 3})
+    lab.scrubber.looks.value = "B"
+    until(lambda: "A dense output layer" in lab.canvas.caption)
+    assert lab.canvas.brushed == "" and set(opacities(lab, "AB").values()) == {1.0}
+    lab.scrubber.looks.value = "A"
+    until(lambda: lab.canvas.picture)
+    assert lab.canvas.pinned == 3
+
+
+def test_a_pinned_label_stays_from_look_to_look_and_through_reset(make):
+    lab = make()
+    lab.run(20)
+    seen = Reader(lab.canvas)
+    lab.canvas.set_state({"pinned": 7})
+    lab.compare.value = True
+    painted(lab, lambda s: s.other is not None and s.state == "paused" and s.run == 2)
+    lab.run(20)
+    for look, pair in (("A", None), ("B", None), ("difference", ["A", "B"]), ("A", None)):
+        lab.scrubber.looks.value = look
+        until(lambda: lab._pictured[0][0] == look and seen.head["pair"] == pair)  # noqa: B023
+        assert lab.canvas.pinned == 7
+    lab.buttons["Reset"].click()
+    painted(lab, lambda s: s.run == 3 and s.state == "paused")
+    until(lambda: seen.head["step"] == 0)
+    assert lab.canvas.pinned == 7 and lab.canvas.history == b""
+
+
+def test_the_picture_of_another_run_comes_in_one_message(make, sent):
+    """A page that hears first that the old one is gone hides what has the focus, and the next key is lost."""
+    lab = make(against=RECIPE.replace(rewire_fraction=0.5))
+    lab.run(20)
+    for look in ("A", "B", "difference"):
+        sent.clear()
+        lab.scrubber.looks.value = look
+        until(lambda: lab._pictured[0][0] == look)  # noqa: B023
+        until(lambda: updates(sent, lab.canvas, "picture"))
+        assert len(updates(sent, lab.canvas, "picture")) == 1
+
+
 # --- what is sent
 
 
@@ -580,6 +692,8 @@ def test_a_recording_is_scrubbed_and_played_and_never_trained(make):
         painted(lab, lambda s: s.state == "recorded")
         seen = Reader(lab.canvas)
         assert words(lab.scrubber.label) == "frame 3/3 (rewire at 20)" and "recording" in words(lab.message)
+        precision = trace.of_labels(5).precision.round(1)[seen.labels]
+        np.testing.assert_allclose(np.array(lab.canvas.scores["P@5"], float), precision)
         scrub(lab, 1)
         until(lambda: seen.head["step"] == 10)
         until(lambda: np.array_equal(curve(lab, "main").y, trace.history("main")[1]))

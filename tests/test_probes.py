@@ -399,7 +399,28 @@ def test_the_last_evaluation_is_kept_label_by_label(trace, planted):
         trace.of_labels(2)
 
 
-def test_a_run_that_did_not_end_has_no_values_label_by_label():
+def test_a_run_has_values_label_by_label_from_its_first_evaluation_on_and_stores_them_when_it_ends():
+    run = run_of()
+    run.step()
+    with pytest.raises(KeyError, match="running or killed, 1 steps.*from the first evaluation on"):
+        xe.Trace.of(run.trace).of_labels()
+    run.evaluate()
+    early = xe.Trace.of(run.trace)
+    for _ in range(20):
+        run.step()
+    run.evaluate()
+    live = xe.Trace.of(run.trace)
+    assert not (run.trace.folder / "of_labels.npz").exists()
+    run.close("interrupted")
+    stopped = xe.Trace(run.trace.folder)
+    assert stopped.status == "interrupted" and live.of_labels(3).equals(stopped.of_labels(3))
+    for trace in (early, live, stopped):
+        table = trace.of_labels(3)
+        assert 100 * table["hits"].sum() / table["predicted"].sum() == pytest.approx(trace.metrics()["P@3"])
+    assert not early.of_labels(3).equals(live.of_labels(3))  # what a trace has said does not change
+
+
+def test_a_run_that_ends_before_its_first_evaluation_has_no_values_label_by_label():
     run = run_of()
     run.step()
     run.close("interrupted")

@@ -164,6 +164,21 @@ def test_figures_beside_it_have_caption_table_and_description(traces):
     assert html.escape(picture.caption.split(" %")[0]) in words and picture.caption in repr(view)
 
 
+def test_of_what_follows_each_line_keeps_its_own_opacity_and_a_method_is_no_bin(traces):
+    lines = [("head each step", "head", 0.35), ("head", "head", 1), ("tail each step", "tail", 0.35),
+             ("grouped SET + head", "grouped SET + head", 0.7)]
+    figure = go.Figure([go.Scatter(x=[0, 60], y=[1, 2], name=name, legendgroup=group, opacity=opacity)
+                        for name, group, opacity in lines])
+    view = xe.scrub(traces[0], Picture(figure, "", None, ""))
+    (canvas,) = view.canvases.values()
+    (linked,) = view.figures
+    for brushed in ("tail", "head", "tail"):
+        canvas.set_state({"brushed": brushed})
+    assert [line.opacity for line in linked.data] == pytest.approx([0.35 * 0.12, 0.12, 0.35, 0.7])
+    canvas.set_state({"brushed": ""})
+    assert [line.opacity for line in linked.data] == [0.35, 1, 0.35, 0.7]
+
+
 def test_what_a_saved_notebook_keeps(traces, monkeypatch):
     shown = []
     monkeypatch.setattr(scrub_module, "display", lambda data, raw: shown.append(data))

@@ -249,7 +249,7 @@ class Evaluator:
             raise RuntimeError("labels were not counted one by one: call reset(per_label=True) before the first update")
         if not 1 <= k <= self._max_k:
             raise ValueError(f"k must be in 1..{self._max_k}, the largest of ks={self.ks}; got {k}")
-        found = {name: self._counts[name][:, :k].sum(1).numpy() for name in ("predicted", "hits")}
+        found = {name: self._counts[name][:, :k].sum(1, dtype=torch.int32).numpy() for name in ("predicted", "hits")}
         return {"assignments": self._counts["assignments"].numpy().copy(), **found}
 
 

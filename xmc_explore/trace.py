@@ -4,7 +4,7 @@
     labels.json         label names and training frequencies; the true support of each label, of a planted corpus
     events.jsonl        one JSON object a line, appended as the run goes, of a kind: "step", "eval", "rewire", "probe",
                         "change", "end"; zipped to events.jsonl.gz when the run ends
-    of_labels.npz       what the last evaluation found for each label
+    of_labels.npz       what the last evaluation found for each label; written when the run ends
     connectivity/       00000.npz holds the first indices [L, K]; 00001.npz, ... what each rewire changed (see
                         `frames`); some hold weights too
     checkpoints/        00000400.safetensors: all that a branch needs to continue after step 400, if the recipe asks
@@ -47,6 +47,10 @@ MAX_NAMES = 200_000  # more label names than this are not copied into a trace
 CHECKPOINT_BYTES = 1 << 30  # of one run
 
 
+# Of each label [L], by k: "assignments", and of the top k "predicted" and "hits" (see `Evaluator.of_labels`).
+LabelCounts = dict[int, dict[str, np.ndarray]]
+
+
 class TraceError(ValueError):
     """A folder that is no trace, or a trace that is damaged; the message names the file and line."""
 
@@ -84,6 +88,7 @@ class TraceWriter:
         self.events: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.frames: list[dict[str, Any]] = []
         self.store = FrameStore(self.frames, width)
+        self.of_labels: LabelCounts = {}
         self._file = open(self.folder / "events.jsonl", "a", encoding="utf-8")
         self._flushed = time.monotonic()
         self._weights_from = 0.0  # the step from which on a frame holds weights again
@@ -155,16 +160,19 @@ class TraceWriter:
             self._store(frame)
         return adopted
 
-    def log_labels(self, counts: dict[int, dict[str, np.ndarray]]) -> None:
-        """Store what an evaluation counted for each label: `Evaluator.of_labels(k)` by k."""
-        arrays = {f"{name}@{k}": v for k, found in counts.items() for name, v in found.items()}
-        with replacing(self.folder / "of_labels.npz") as beside:
-            np.savez_compressed(beside, **arrays)
+    def log_labels(self, counts: LabelCounts) -> None:
+        """Hold what an evaluation counted for each label, in the place of the one before: `close` stores the last."""
+        self.of_labels = counts
 
     def close(self, status: str, **fields: Any) -> None:
-        """Append the last event, how the run ended, and zip the events: a fifth of the size."""
+        """Store what was counted for each label, append the last event, how the run ended, and zip the events: a fifth
+        of the size."""
         if not self._file.closed:
             with self._file:  # a disk that takes no more closes it, too
+                if self.of_labels:
+                    arrays = {f"{name}@{k}": v for k, found in self.of_labels.items() for name, v in found.items()}
+                    with replacing(self.folder / "of_labels.npz") as beside:
+                        np.savez_compressed(beside, **arrays)
                 self.log("end", status=status, **fields)
             path = self.folder / "events.jsonl"
             with replacing(path.with_suffix(".jsonl.gz")) as beside:
@@ -191,6 +199,7 @@ class Trace:
             raise TraceError(f"{self.folder / 'run.json'}: trace format {self.header.get('format')!r}, this version "
                              f"reads {' and '.join(map(str, READS))}")
         self.notes: list[str] = []
+        self._counts: LabelCounts | None = None  # read when they are asked for
         try:
             self.recipe = Recipe.from_json(json.dumps(self.header["recipe"]))
             self.label_frequency = np.asarray(self._labels()["frequency"], dtype=np.int64)
@@ -204,7 +213,7 @@ class Trace:
         """The trace that a writer has written so far; a temporary folder lives as long as the trace does."""
         writer._file.closed or writer._file.flush()
         trace = cls(writer.folder)
-        trace._keep_alive = writer._temporary
+        trace._counts, trace._keep_alive = writer.of_labels or None, writer._temporary
         return trace
 
     # --- what is in it
@@ -270,29 +279,39 @@ class Trace:
             raise KeyError(f"no evaluation on {split!r} was recorded ({self.status}, {self.steps} steps)")
         return {k: math.nan if v is None else v for k, v in found[-1]["metrics"].items()}
 
+    @property
+    def label_counts(self) -> LabelCounts:
+        """What the last evaluation counted for each label [L], by k; {} where that was not recorded."""
+        if self._counts is None:
+            path = self.folder / "of_labels.npz"
+            try:
+                found: LabelCounts = {}
+                if path.exists():
+                    with np.load(path, allow_pickle=False) as stored:
+                        for name, k in (array.split("@") for array in stored):
+                            found.setdefault(int(k), {})[name] = stored[f"{name}@{k}"]
+            except Exception as error:
+                raise TraceError(f"{path}: not counts of labels ({_reason(error)})") from None
+            self._counts = found
+        return self._counts
+
     def of_labels(self, k: int = 5):
         """The last evaluation label by label, as a pandas DataFrame with a row a label, in the order of the labels.
 
         "label", "bin", "training documents", "test documents" (that carry it), "predicted" (test documents with it in
         their top k), "hits", and in percent "precision" (hits / predicted) and "recall" (hits / test documents), NaN
-        where there is nothing below the line. Raises KeyError if this was not recorded: a run writes it when it ends.
+        where there is nothing below the line. Raises KeyError if this was not recorded: before the first evaluation, or
+        where a run was killed, as it is stored when a run ends.
         """
         import pandas as pd
 
-        path = self.folder / "of_labels.npz"
-        if not path.exists():
-            raise KeyError(f"no evaluation label by label was recorded ({self.status}, {self.steps} steps): a run "
-                           f"writes it when it ends")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                counts = dict(stored)
-        except Exception as error:
-            raise TraceError(f"{path}: not counts of labels ({_reason(error)})") from None
-        if f"hits@{k}" not in counts:
-            known = ", ".join(name.removeprefix("hits@") for name in counts if name.startswith("hits@"))
-            raise KeyError(f"k={k} was not counted; choose one of {known}")
-        counts = {name: counts[f"{name}@{k}"] for name in ("assignments", "predicted", "hits")}
-        bins = self.bins()
+        if not self.label_counts:
+            raise KeyError(f"no evaluation label by label was recorded ({self.status}, {self.steps} steps): there is "
+                           f"one from the first evaluation on (eval_interval in the recipe), and it is stored when a "
+                           f"run ends, unless it is killed")
+        if k not in self.label_counts:
+            raise KeyError(f"k={k} was not counted; choose one of {', '.join(map(str, self.label_counts))}")
+        counts, bins = self.label_counts[k], self.bins()
         table = pd.DataFrame({"label": self.label_names, "bin": [bins.names[i] for i in bins.of_label],
                               "training documents": self.label_frequency, "test documents": counts["assignments"],
                               "predicted": counts["predicted"], "hits": counts["hits"]})

@@ -374,7 +374,7 @@ class Run:
         if limit and not final and limit < n:
             chosen = np.sort(np.random.default_rng([self.recipe.seed, 7]).permutation(n)[:limit])
         self.model.eval()
-        self.evaluator.reset(per_label=final)
+        self.evaluator.reset(per_label=True)
         split = self.corpus.test
         size = 256 if self.recipe.chunked else max(1, min(256, SCORE_ELEMENTS // self.corpus.n_labels))
         for start in range(0, len(chosen), size):
@@ -394,8 +394,7 @@ class Run:
                                      ) from None
         self.last_metrics = self.evaluator.compute()
         self.trace.log("eval", step=self.step_number, split="test", final=final, metrics=self.last_metrics)
-        if final:
-            self.trace.log_labels({k: self.evaluator.of_labels(k) for k in self.evaluator.ks})
+        self.trace.log_labels({k: self.evaluator.of_labels(k) for k in self.evaluator.ks})
         return self.last_metrics
 
     def finish(self, progress: bool = True) -> Trace:

@@ -439,10 +439,11 @@ function render({ model, el }) {
   function about(row) {
     const n = picture.frequency[row];
     const parts = [`${bandOf(row).name}, used ${count(n)} ${n === 1 ? "time" : "times"}`];
-    for (const [name, values] of Object.entries(model.get("scores"))) {
-      if (values[row] !== null && values[row] !== undefined) parts.push(`${name} ${values[row].toFixed(1)}\u00a0%`);
+    const scores = Object.entries(model.get("scores"));
+    for (const [name, values] of scores) { // of nothing, as of no document that the label was found for, there is none
+      parts.push(`${name} ${typeof values[row] === "number" ? `${values[row].toFixed(1)}\u00a0%` : "–"}`);
     }
-    return " " + parts.join(" · ");
+    return ` ${parts.join(" · ")}${scores.length ? model.get("scored") : ""}`;
   }
 
   function reads(row) {
@@ -452,11 +453,16 @@ function render({ model, el }) {
     const now = picture.step;
     const listed = (chosen) => chosen.map((slot) => picture.features[slot]).sort((a, b) => a - b).join(" ");
     const part = (text, chosen) => (chosen.length ? `${text} ${listed(chosen)}` : "");
+    const fresh = slots.filter((slot) => picture.step && picture.values[slot] === now);
+    const first = slots.filter((slot) => picture.values[slot] === 0).length;
+    // Where there is no room to draw what became of them, words say it: `first` is how many are left of the start.
+    const past = picture.pair || !now || model.get("panel") === "side" ? []
+      : [`${first} of ${slots.length} from the start`, fresh.length ? "" : `none new at step ${count(now)}`];
     const groups = picture.pair
       ? [["both read", 3], [`only ${picture.pair[0]}`, 1], [`only ${picture.pair[1]}`, 2]]
         .map(([text, value]) => part(text, slots.filter((slot) => picture.values[slot] === value)))
-      : [part(`new at step ${count(picture.step)}:`, slots.filter((s) => picture.step && picture.values[s] === now)),
-        part("reads", slots.filter((s) => !picture.step || picture.values[s] !== now))];
+      : [...past, part(`new at step ${count(now)}:`, fresh),
+        part("reads", slots.filter((slot) => !fresh.includes(slot)))];
     return groups.filter(Boolean).join(" · ");
   }
 
@@ -660,7 +666,7 @@ function render({ model, el }) {
   const take = () => {
     const bytes = model.get("picture");
     if (!bytes?.byteLength) {
-      [picture, past, pointed] = [null, null, -1];
+      [picture, pointed] = [null, -1];
       placeRows();
       return say();
     }
@@ -690,7 +696,7 @@ function render({ model, el }) {
   });
   const heard = [["picture", take], ["bands", () => (take(), placeRows(), say())], ["history", remember],
     ["tick", ticked], ["view", redraw], ["brushed", redraw], ["color", redraw], ["pinned", redraw], ["playing", played],
-    ...["names", "scores", "caption", "frames", "order", "transport"].map((name) => [name, say])]
+    ...["names", "scores", "scored", "caption", "frames", "order", "transport"].map((name) => [name, say])]
     .map(([name, act]) => [`change:${name}`, act]);
   heard.push(...["comm:close", "destroy"].map((event) => [event, () => (closed = true)]));
   for (const [event, act] of heard) model.on(event, act);

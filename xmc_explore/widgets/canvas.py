@@ -23,6 +23,7 @@ from scipy.sparse.linalg import svds
 from ..corpora import BIN_NAMES, LabelBins
 from ..frames import Frame, FrameStore
 from ..plots.style import BINS
+from ..trace import LabelCounts
 from .guarded import Guarded
 from .message import pack
 
@@ -48,6 +49,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
     bands = traitlets.List().tag(sync=True)  # {"name", "color", "rows", "symbol"} from top to bottom
     names = traitlets.List().tag(sync=True)  # of the rows that were sent
     scores = traitlets.Dict().tag(sync=True)  # {"P@1": a value for each of these rows}
+    scored = traitlets.Unicode().tag(sync=True)  # when they were measured, in words
     caption = traitlets.Unicode().tag(sync=True)
     flash = traitlets.Bool(False).tag(sync=True)
     color = traitlets.Enum(COLORS, "age").tag(sync=True)
@@ -72,14 +74,15 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
         self._held: tuple[np.ndarray, np.ndarray] | None = None  # features and values [R * K] that the browser holds
         self._taken = np.empty(0, np.int64)  # [R * K]: in which order, of the flat slots of the rows that are sent
         self._held_weight: np.ndarray | None = None
-        self._scores: dict[str, np.ndarray] = {}
+        self._scores: Mapping[str, np.ndarray] = {}
+        self._label_names: list[str] = []
         self._seq = 0
         super().__init__(**options)
         self.on_msg(self._heard)
         self.observe(lambda _: self._sort(), "order")
         self.observe(lambda _: self._paint(everything=True), "color")
         self.observe(lambda _: self._choose_rows(), "window")
-        self.observe(lambda _: self._tell_history(), "pinned")
+        self.observe(lambda _: self._tell_history(), ("pinned", "frames"))
         self.observe(self._seek, "frame")
 
     # --- what to draw
@@ -90,7 +93,8 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
         """Say what will be shown: the frames of a store, or single frames of a layer [L, K].
 
         `label_names` [L]; `features` is D; `clusters` [L], where known, are what the order "cluster" goes by; `scores`
-        [L] in percent are told of whoever is pointed at, P@1 say. Raises ValueError if the parts do not fit together.
+        [L] in percent are told of whoever is pointed at, P@1 say. A label that is pinned stays so where the labels are
+        the same as before. Raises ValueError if the parts do not fit together.
         """
         store, shape = (None, store) if isinstance(store, tuple) else (store, store.seek(0).indices.shape)
         for what, n in (("bins", len(bins.of_label)), ("label_names", len(label_names)),
@@ -99,14 +103,17 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             if n != shape[0]:
                 raise ValueError(f"{what}: {n:,} for {shape[0]:,} labels")
         with self.drawing, self.hold_sync():
-            self._clear("")
+            self._forget()
+            if label_names != self._label_names:
+                self.pinned = self.hovered = -1
             self._store, self._bins, self._label_names, self._features = store, bins, label_names, features
-            self._shape, self._clusters, self._scores = shape, clusters, dict(scores or {})
+            self._shape, self._clusters, self._scores, self.scored = shape, clusters, scores or {}, ""
             self.frames = 0 if store is None else len(store)
             self.order = order or self.order
             self.bands = [{"name": name, "color": BINS[name].color, "rows": len(bins.labels(name))}
                           for name in BIN_NAMES if len(bins.labels(name))]
             self._sort()
+            self._tell_history()
 
     def show(self, frame: Frame | int, caption: str | None = None, flash: bool = False) -> None:
         """Show a frame, or the one at a position of the store; `flash` lights up what was just born for a moment.
@@ -125,35 +132,35 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
     def show_difference(self, a: Frame, b: Frame, names: tuple[str, str] = ("A", "B")) -> None:
         """Show the connections that only `a` has, only `b` has, and both have, for two frames of one shape."""
         with self.drawing, self.hold_sync():
-            self._shown, self._pair, self.flash = (a, b), names, False
+            first, self._shown, self._pair, self.flash = self._shown is None, (a, b), names, False
             features, values = _difference(a.indices, b.indices, self._features)
             shares = ", ".join(f"{name} {100 * n / max((values > 0).sum(), 1):.1f} %" for name, n in (
                 (f"only in {names[0]}", (values == 1).sum()), (f"only in {names[1]}", (values == 2).sum()),
                 ("in both", (values == 3).sum())))
             self.caption = f"Connections at step {max(a.step, b.step):,}: {shares}."
             self.frame = a.number
-            self._paint()
+            self._sort() if first and self.order != "frequency" else self._paint()
 
     @property
     def in_difference(self) -> bool:
         return isinstance(self._shown, tuple)
 
     def clear(self, caption: str) -> None:
-        """Show words and no picture."""
+        """Show words and no picture; a label that is pinned is so again once there is a picture of it."""
         with self.drawing, self.hold_sync():
-            self._clear(caption)
+            self._forget()
+            self.bands, self.names, self.scores, self.frames, self.hovered, self.caption = [], [], {}, 0, -1, caption
 
-    def score(self, **scores: np.ndarray) -> None:
-        """Replace what is told of whoever is pointed at: values [L] in percent, NaN where there is none."""
-        with self.drawing:
-            self._scores = scores
+    def score(self, scores: Mapping[str, np.ndarray], scored: str = "") -> None:
+        """Replace what is told of whoever is pointed at: values [L] in percent, NaN where there is none, and when."""
+        with self.drawing, self.hold_sync():
+            self._scores, self.scored = scores, scored
             self._tell_scores()
 
-    def _clear(self, caption: str) -> None:
+    def _forget(self) -> None:
         self._shown = self._held = self._store = None
         self._order = self._labels = np.empty(0, np.int32)
-        self.picture, self.history, self.bands, self.names, self.scores, self.frames = b"", b"", [], [], {}, 0
-        self.pinned, self.hovered, self.caption = -1, -1, caption
+        self.picture = self.history = b""
 
     # --- which rows, and in which order
 
@@ -188,7 +195,7 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             self._paint(everything=True)
 
     def _tell_scores(self) -> None:
-        self.scores = {name: [None if np.isnan(v) else round(float(v), 1) for v in np.asarray(values)[self._labels]]
+        self.scores = {name: [None if v != v else v for v in np.round(values[self._labels], 1).tolist()]
                        for name, values in self._scores.items()}
 
     # --- what is sent
@@ -263,26 +270,43 @@ class ConnectivityCanvas(Guarded, anywidget.AnyWidget):
             self.show(max(0, min(change.new, len(self._store) - 1)))
 
     def _tell_history(self) -> None:
-        if self._store is None or not 0 <= self.pinned < self._shape[0]:
-            self.history = b""
-            return
+        """Of the pinned label, where there is room to draw it; it grows with a run that is still recorded."""
         with self.drawing:
+            if self._store is None or not 0 <= self.pinned < self._shape[0]:
+                self.history = b""
+                return
             if self.pinned not in self._labels:
                 self._choose_rows()
-            rows = history(self._store, self.pinned)
-            self.history = pack({"label": self.pinned, "frames": len(rows)}, {"features": rows.astype(np.uint32)}, {})
+            if self.panel == "side":
+                rows = history(self._store, self.pinned)
+                head = {"label": self.pinned, "frames": len(rows)}
+                self.history = pack(head, {"features": rows.astype(np.uint32)}, {})
 
 
 def caption_of(frame: Frame, bins: LabelBins) -> str:
     """One sentence on a frame: how many connections its rewire moved, of how many, and in which bins."""
-    n_labels, fan_in = frame.indices.shape
+    sparse, fan_in = frame.indices[:, 0] >= 0, frame.indices.shape[1]  # labels of a dense head have no connections
     if frame.step == 0:
-        return f"At the start: each of {n_labels:,} labels reads {fan_in} features drawn at random."
-    moved = (frame.born == frame.step).sum(1)
-    per_bin = np.bincount(bins.of_label, moved, minlength=len(BIN_NAMES))
-    total = np.bincount(bins.of_label, minlength=len(BIN_NAMES)) * fan_in
+        head = f"; {(~sparse).sum():,} of the dense head read every one" if not sparse.all() else ""
+        return f"At the start: each of {sparse.sum():,} labels reads {fan_in} features drawn at random{head}."
+    moved, of_label = (frame.born[sparse] == frame.step).sum(1), bins.of_label[sparse]
+    per_bin = np.bincount(of_label, moved, minlength=len(BIN_NAMES))
+    total = np.bincount(of_label, minlength=len(BIN_NAMES)) * fan_in
     shares = ", ".join(f"{name} {100 * n / t:.1f} %" for name, n, t in zip(BIN_NAMES, per_bin, total, strict=True) if t)
     return f"Rewire at step {frame.step:,}: {moved.sum():,} of {total.sum():,} connections moved; {shares}."
+
+
+def scores_of(counts: LabelCounts) -> dict[str, np.ndarray]:
+    """P@5 and recall@5 of each label [L] in percent, of what an evaluation has counted (`Trace.label_counts`).
+
+    NaN where there is nothing below the line: a label that was in no top 5, one that no test document carries.
+    """
+    if not counts:
+        return {}
+    k = max(counts)
+    return {f"{name}@{k}": np.divide(100 * counts[k]["hits"], counts[k][below], where=counts[k][below] > 0,
+                                     out=np.full(len(counts[k]["hits"]), np.nan))
+            for name, below in (("P", "predicted"), ("recall", "assignments"))}
 
 
 def history(store: FrameStore, label: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from ..checkpoints import State
 from ..corpora import Corpus
 from ..frames import FrameStore
 from ..recipe import LIVE, Recipe
-from ..trace import Trace, TraceWriter
+from ..trace import LabelCounts, Trace, TraceWriter
 from ..training import Run, TrainingError
 from ..wording import named
 
@@ -48,7 +48,8 @@ class Snapshot:
 
     `state` is "building", "paused", "playing", "finished", "failed", "stopped" or "recorded", `message` says in words
     what went wrong. `events` are the trace's own append-only lists: read the first `records` step events, the first
-    `evaluations`, `probes`, `rewires` and `changes` of theirs, and the first `n_frames` frames of `store`.
+    `evaluations`, `probes`, `rewires` and `changes` of theirs, and the first `n_frames` frames of `store`. `of_labels`
+    is what the last evaluation counted for each label.
     `other` is the run A that this one, then called B, is compared with; `planned` are options for the next reset.
     """
 
@@ -71,6 +72,7 @@ class Snapshot:
     steps_per_second: float | None = None
     metrics: dict[str, float] = field(default_factory=dict, repr=False)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
+    of_labels: LabelCounts = field(default_factory=dict, repr=False)
     store: FrameStore | None = field(default=None, repr=False)
     planned: dict[str, Any] = field(default_factory=dict, repr=False)
     other: Snapshot | None = None
@@ -87,6 +89,7 @@ def recorded(trace: Trace) -> Snapshot:
     return Snapshot(run=1, state="recorded", message=RECORDED, recipe=trace.recipe, step=trace.steps,
                     steps=trace.header["steps"], features=trace.width if trace.frames else 0,
                     metrics=trace.metrics("test") if events["eval"] else {}, events=events, store=trace.store,
+                    of_labels=trace.label_counts,
                     **_lengths(events, trace.store))
 
 
@@ -98,6 +101,7 @@ def _lengths(events: dict[str, list], store: FrameStore) -> dict[str, int]:
 def _view(run: Run) -> dict[str, Any]:
     events, store = run.trace.events, run.trace.store
     return dict(step=run.step_number, steps=run.steps, metrics=run.last_metrics, events=events, store=store,
+                of_labels=run.trace.of_labels,
                 features=0 if run.rewirer is None else run.rewirer.layer.in_features, **_lengths(events, store))
 
 

@@ -21,7 +21,7 @@ from ..recipe import Recipe
 from ..trace import Trace
 from ..wording import named
 from . import sharing
-from .canvas import ConnectivityCanvas, caption_of
+from .canvas import ConnectivityCanvas, caption_of, scores_of
 from .charts import Charts
 from .curves import described, drawn
 from .engine import ENDED, Engine, Snapshot, next_step
@@ -101,6 +101,7 @@ class Lab:
         self._painting, self._telling = threading.Lock(), threading.Lock()
         self._painted, self._said = Snapshot(version=-1), ("", False)
         self._pictured: tuple = ()  # what the canvas shows
+        self._scored: tuple = ()  # and the evaluations that it tells of
         self._shown = self._painted  # the run that it shows; of two that it compares, B
         self._charted, self._chart_due = 0.0, False  # when the curves were drawn; are they behind the rest?
         self._turned: dict[str, Any] = {}  # live knobs, by the last hand on them
@@ -243,6 +244,7 @@ class Lab:
         self.page.observe(lambda _: self.present.value and self._present(True), "narrow")
         self.canvas.observe(self._frame_chosen, "frame")
         self.canvas.observe(self._space_pressed, "playing")
+        self.canvas.observe(lambda event: self.charts.figure.show_bin(event.new), "brushed")
         toolbar = W.HBox([*list(self.buttons.values())[:4], self.many, self.buttons["Reset"], self.status, self.presets,
                           self.compare, self.branch, self.present, self.more, self.page])
         drawer = self._drawer()
@@ -459,7 +461,8 @@ class Lab:
             try:
                 self._tell()
                 step = self.scrubber.paint(snapshot)
-                with self.canvas.drawing:
+                # In one message: a page that hears first that the old picture is gone loses the focus that was on it.
+                with self.canvas.drawing, self.canvas.hold_sync():
                     self._draw_connectivity(snapshot, step)
                     self.canvas.playing = snapshot.state == "playing" or self._rolling
                 if not self._chart_due:
@@ -493,22 +496,39 @@ class Lab:
             words = NO_PICTURE.get(shown.recipe.output, "")
             if self._pictured != ("no picture", words):
                 self.canvas.clear(words)
+                if words:  # and so nothing that could bring the other bins back
+                    self.canvas.brushed = ""
             self._pictured = "no picture", words
             return
         frames = tuple(frame_at(side, step) for side in ((a, b) if look == "difference" else (shown,)))
         if self._pictured != (runs, frames):
             if self._pictured[:1] != (runs,):
                 self.canvas.begin(shown.store, self._bins, self._names, shown.features)
+                self._scored = ()
             if look == "difference":
                 self.canvas.show_difference(a.store.seek(frames[0]), b.store.seek(frames[1]))
             else:
                 born = self._pictured[:1] == (runs,) and self.scrubber.step is None
                 self.canvas.show(frames[0], flash=born)
             self._pictured = runs, frames
+        self._tell_scores(*((a, b) if look == "difference" else (shown,)))
         if look == "difference":  # its keys go through the moments of both
             self.canvas.frame, self.canvas.frames = self.scrubber.at, self.scrubber.last + 1
         else:
             self.canvas.frames = shown.n_frames
+
+    def _tell_scores(self, *sides: Snapshot) -> None:
+        """What the last evaluation found for each label; of a difference, P@k of both runs."""
+        scored = self._pictured[0], *(side.evaluations for side in sides)
+        if scored == self._scored:
+            return
+        found = [scores_of(side.of_labels) for side in sides]
+        scores = found[0] if len(sides) == 1 else {
+            f"{name} {run}": values for run, of_run in zip("AB", found, strict=True)
+            for name, values in list(of_run.items())[:1]}
+        steps = dict.fromkeys(side.events["eval"][side.evaluations - 1]["step"] for side in sides if side.of_labels)
+        self.canvas.score(scores, f" at step {' and '.join(f'{step:,}' for step in steps)}" if scores else "")
+        self._scored = scored
 
     # --- what a saved notebook keeps
 

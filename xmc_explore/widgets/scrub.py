@@ -8,17 +8,16 @@ from typing import Any
 
 import ipywidgets as W
 import numpy as np
-import plotly.graph_objects as go
 from IPython.display import display
 
-from ..corpora import BIN_NAMES, LabelBins, label_bins
+from ..corpora import LabelBins, label_bins
 from ..frames import FrameStore
 from ..plots import Picture
 from ..plots.drawing import STEP
 from ..plots.still import still
 from ..plots.style import INK
 from ..trace import Trace
-from .canvas import ConnectivityCanvas, caption_of
+from .canvas import ConnectivityCanvas, caption_of, scores_of
 from .figure import Figure
 from .guarded import MOST_KEPT, close_with_parts, hear_while_a_cell_runs, live, of_this_cell, saved
 from .page import Page
@@ -121,7 +120,7 @@ class Scrub:
 
     def _filter(self) -> None:
         for figure in self.figures:
-            filter_bins(figure, self._first.brushed)
+            figure.show_bin(self._first.brushed)
 
     def _grow(self) -> None:
         """A run that is still being recorded has more frames by now."""
@@ -174,24 +173,10 @@ def scrub(run: Trace | FrameStore | Mapping[str, Trace], *pictures: Picture, cor
     return found
 
 
-def filter_bins(figure: go.FigureWidget, bin_name: str) -> None:
-    """Leave the lines of one bin as they are and let those of the others fade; "" brings all back."""
-    with figure.batch_update():
-        for trace in figure.data:
-            of = next((b for b in BIN_NAMES if b in f"{trace.name or ''} {trace.legendgroup or ''}".lower()), None)
-            if of is not None:
-                trace.opacity = 1.0 if bin_name in ("", of) else 0.12
-
-
 def _parts(run: Trace | FrameStore, corpus: Any) -> tuple[FrameStore, LabelBins, list[str], int, dict]:
     """Store, bins, label names, D and scores of a run."""
     if isinstance(run, Trace):
-        try:
-            table = run.of_labels(5)
-            scores = {"P@5": table.precision.to_numpy(), "recall@5": table.recall.to_numpy()}
-        except KeyError:
-            scores = {}
-        return run.store, run.bins(), run.label_names, run.width, scores
+        return run.store, run.bins(), run.label_names, run.width, scores_of(run.label_counts)
     indices = run.seek(0).indices
     names = [f"label {i}" for i in range(len(indices))] if corpus is None else corpus.label_names
     bins = label_bins(np.ones(len(indices), np.int64)) if corpus is None else corpus.bins()
