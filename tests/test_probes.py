@@ -400,13 +400,13 @@ def test_the_last_evaluation_is_kept_label_by_label(trace, planted):
 
 
 def test_a_run_has_values_label_by_label_from_its_first_evaluation_on_and_stores_them_when_it_ends():
-    run = run_of()
+    run = run_of(steps=400)
     run.step()
     with pytest.raises(KeyError, match="running or killed, 1 steps.*from the first evaluation on"):
         xe.Trace.of(run.trace).of_labels()
     run.evaluate()
     early = xe.Trace.of(run.trace)
-    for _ in range(20):
+    for _ in range(150):
         run.step()
     run.evaluate()
     live = xe.Trace.of(run.trace)
