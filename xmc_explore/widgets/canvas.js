@@ -440,8 +440,8 @@ function render({ model, el }) {
     const n = picture.frequency[row];
     const parts = [`${bandOf(row).name}, used ${count(n)} ${n === 1 ? "time" : "times"}`];
     const scores = Object.entries(model.get("scores"));
-    for (const [name, values] of scores) { // of nothing, as of no document that the label was found for, there is none
-      parts.push(`${name} ${typeof values[row] === "number" ? `${values[row].toFixed(1)}\u00a0%` : "–"}`);
+    for (const [name, values] of scores) { // none: of a label that was in no top 5, say
+      parts.push(`${name} ${typeof values[row] === "number" ? `${values[row].toFixed(1)}\u00a0%` : "none"}`);
     }
     return ` ${parts.join(" · ")}${scores.length ? model.get("scored") : ""}`;
   }
@@ -455,14 +455,14 @@ function render({ model, el }) {
     const part = (text, chosen) => (chosen.length ? `${text} ${listed(chosen)}` : "");
     const fresh = slots.filter((slot) => picture.step && picture.values[slot] === now);
     const first = slots.filter((slot) => picture.values[slot] === 0).length;
-    // Where there is no room to draw what became of them, words say it: `first` is how many are left of the start.
-    const past = picture.pair || !now || model.get("panel") === "side" ? []
-      : [`${first} of ${slots.length} from the start`, fresh.length ? "" : `none new at step ${count(now)}`];
+    // Where there is no room to draw what became of them, words say it, in few of them so that the features fit, too.
+    const side = model.get("panel") === "side";
+    const past = side || !now ? [] : [`${first} of ${slots.length} from step 0`, fresh.length ? "" : "none new"];
     const groups = picture.pair
       ? [["both read", 3], [`only ${picture.pair[0]}`, 1], [`only ${picture.pair[1]}`, 2]]
         .map(([text, value]) => part(text, slots.filter((slot) => picture.values[slot] === value)))
-      : [...past, part(`new at step ${count(now)}:`, fresh),
-        part("reads", slots.filter((slot) => !fresh.includes(slot)))];
+      : [...past, part(side ? `new at step ${count(now)}:` : "new", fresh),
+        part(side || !now ? "reads" : "kept", slots.filter((slot) => !fresh.includes(slot)))];
     return groups.filter(Boolean).join(" · ");
   }
 

@@ -518,16 +518,15 @@ class Lab:
             self.canvas.frames = shown.n_frames
 
     def _tell_scores(self, *sides: Snapshot) -> None:
-        """What the last evaluation found for each label; of a difference, P@k of both runs."""
+        """P@k of each label at the last evaluation; of a difference, of both runs. More has no room in the line."""
         scored = self._pictured[0], *(side.evaluations for side in sides)
         if scored == self._scored:
             return
-        found = [scores_of(side.of_labels) for side in sides]
-        scores = found[0] if len(sides) == 1 else {
-            f"{name} {run}": values for run, of_run in zip("AB", found, strict=True)
-            for name, values in list(of_run.items())[:1]}
+        names = ("{}",) if len(sides) == 1 else ("{} A", "B")
+        scores = {text.format(name): values for text, side in zip(names, sides, strict=True)
+                  for name, values in scores_of(side.of_labels).items() if name.startswith("P@")}
         steps = dict.fromkeys(side.events["eval"][side.evaluations - 1]["step"] for side in sides if side.of_labels)
-        self.canvas.score(scores, f" at step {' and '.join(f'{step:,}' for step in steps)}" if scores else "")
+        self.canvas.score(scores, f" at step {', '.join(f'{step:,}' for step in steps)}" if scores else "")
         self._scored = scored
 
     # --- what a saved notebook keeps
