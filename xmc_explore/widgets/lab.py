@@ -522,9 +522,11 @@ class Lab:
         scored = self._pictured[0], *(side.evaluations for side in sides)
         if scored == self._scored:
             return
-        names = ("{}",) if len(sides) == 1 else ("{} A", "B")
-        scores = {text.format(name): values for text, side in zip(names, sides, strict=True)
-                  for name, values in scores_of(side.of_labels).items() if name.startswith("P@")}
+        scores: dict[str, Any] = {}
+        for run, side in zip(("",) if len(sides) == 1 else ("A", "B"), sides, strict=True):
+            for name, values in scores_of(side.of_labels).items():
+                if name.startswith("P@"):
+                    scores[run if scores else f"{name} {run}".strip()] = values
         steps = dict.fromkeys(side.events["eval"][side.evaluations - 1]["step"] for side in sides if side.of_labels)
         self.canvas.score(scores, f" at step {', '.join(f'{step:,}' for step in steps)}" if scores else "")
         self._scored = scored
