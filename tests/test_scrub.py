@@ -168,8 +168,8 @@ def test_of_what_follows_each_line_keeps_its_own_opacity_and_a_method_is_no_bin(
     lines = [("head each step", "head", 0.35), ("head", "head", 1), ("tail each step", "tail", 0.35),
              ("grouped SET + head", "grouped SET + head", 0.7)]
     figure = go.Figure([go.Scatter(x=[0, 60], y=[1, 2], name=name, legendgroup=group, opacity=opacity)
-                        for name, group, opacity in lines])
-    view = xe.scrub(traces[0], Picture(figure, "", None, ""))
+                        for name, group, opacity in lines], dict(title_text="Four lines"))
+    view = xe.scrub(traces[0], Picture(figure, "", pd.DataFrame(), ""))
     (canvas,) = view.canvases.values()
     (linked,) = view.figures
     for brushed in ("tail", "head", "tail"):
