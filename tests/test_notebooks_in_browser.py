@@ -29,7 +29,8 @@ CONTROLS = {
 # What must have been there at the least: a driver that finds nothing would find no fault either. About nine tenths of
 # what there was, so that a changed sentence does not fail, and a control that can no longer be used does.
 LEAST = {
-    "00": dict(button=5, slider=1, choice=2, fold=10, canvas=1, figure=6, tool=36, legend=11),
+    "00": dict(button=26, slider=6, choice=10, tick=1, words=2, fold=11, canvas=2, figure=7, tool=38, legend=13,
+               present=1),
     "01": dict(slider=6, fold=14, figure=5, tool=20, legend=16),
     "02": dict(fold=14, figure=4, tool=24, legend=19),
     "03": dict(fold=17, figure=5, tool=30, legend=8),

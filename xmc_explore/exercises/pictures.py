@@ -31,7 +31,8 @@ def curves(title: str, unit: str, x_title: str, at: Callable[..., np.ndarray]) -
 
         x, mine, looks = at(*arguments), _like(yours, target), looks_of((YOURS, TARGET))
         figure = drawing.panels(title, [unit], title_text=x_title, hoverformat=",d", rangemode="tozero")
-        drawing.line(figure, x, target, TARGET, looks[TARGET], width=8)  # so that it shows below the other
+        drawing.line(figure, x, target, TARGET, replace(looks[TARGET], dash="solid"), width=10)
+        figure.data[0].opacity = 0.5  # a broad band, so that it shows below the other
         if mine is not None:
             drawing.line(figure, x, mine, YOURS, looks[YOURS], width=3)
         figure.update_yaxes(rangemode="tozero")
