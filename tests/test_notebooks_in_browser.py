@@ -31,7 +31,7 @@ CONTROLS = {
 LEAST = {
     "00": dict(button=26, slider=6, choice=10, tick=1, words=2, fold=11, canvas=2, figure=7, tool=38, legend=13,
                present=1),
-    "01": dict(slider=6, fold=14, figure=5, tool=20, legend=16),
+    "01": dict(slider=6, fold=18, figure=8, tool=38, legend=20),
     "02": dict(fold=14, figure=4, tool=24, legend=19),
     "03": dict(fold=17, figure=5, tool=30, legend=8),
     "04": dict(steps=2, fold=21, figure=5, tool=30, legend=2),
