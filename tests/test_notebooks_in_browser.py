@@ -34,13 +34,13 @@ LEAST = {
     "01": dict(slider=6, fold=18, figure=8, tool=38, legend=20),
     "02": dict(fold=14, figure=4, tool=24, legend=19),
     "03": dict(fold=17, figure=5, tool=30, legend=8),
-    "04": dict(steps=2, fold=21, figure=5, tool=30, legend=2),
+    "04": dict(steps=3, fold=23, figure=6, tool=38, legend=2),
     "05": dict(button=20, slider=3, choice=6, tick=1, words=2, fold=21, canvas=1, figure=10, tool=54, legend=22,
                present=1),
     "06": dict(fold=20, figure=10, tool=60, legend=27),
     "07": dict(button=19, slider=4, choice=3, tick=1, words=2, fold=18, canvas=1, figure=10, tool=54, legend=19,
                present=1),
-    "08": dict(fold=10, figure=4, tool=24, legend=11),
+    "08": dict(fold=12, figure=5, tool=32, legend=13),
     "09": dict(fold=14, figure=7, tool=42, legend=18),
 }
 
