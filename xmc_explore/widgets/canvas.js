@@ -437,13 +437,12 @@ function render({ model, el }) {
   }
 
   function about(row) {
-    const n = picture.frequency[row];
-    const parts = [`${bandOf(row).name}, used ${count(n)} ${n === 1 ? "time" : "times"}`];
-    const scores = Object.entries(model.get("scores"));
-    for (const [name, values] of scores) { // none: of a label that was in no top 5, say
-      parts.push(`${name} ${typeof values[row] === "number" ? `${values[row].toFixed(1)}\u00a0%` : "none"}`);
-    }
-    return ` ${parts.join(" · ")}${scores.length ? model.get("scored") : ""}`;
+    const n = picture.frequency[row], bin = bandOf(row).name, used = `used ${count(n)} ${n === 1 ? "time" : "times"}`;
+    const scores = Object.entries(model.get("scores")).map(([name, values]) => // none: of who was in no top 5, say
+      `${name} ${typeof values[row] === "number" ? `${values[row].toFixed(1)}\u00a0%` : "none"}`).join(" · ");
+    const told = scores && scores + model.get("scored");
+    // Of two runs what differs comes first: a line in large type has no room for all of it.
+    return ` ${(picture.pair ? [bin, told, used] : [`${bin}, ${used}`, told]).filter(Boolean).join(" · ")}`;
   }
 
   function reads(row) {
