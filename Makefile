@@ -63,12 +63,18 @@ browser: setup  ## see to a browser for the tests of the laboratory
 	  echo "CI needs a browser, and only root with apt-get can install one here: set XMC_EXPLORE_CHROMIUM" >&2; exit 1; \
 	fi
 
-bench: setup  ## measure everything anew: layer, methods, claims, trace, laboratory (hours)
+ON_A_GPU = $(BIN)/python -c 'import torch; exit(not torch.cuda.is_available())'
+
+bench: setup  ## measure everything anew: layer (on a GPU too), methods, claims, trace, laboratory (hours)
 	$(BIN)/python -m benchmarks.layer
 	$(BIN)/python -m benchmarks.three_million
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.claims
 	$(BIN)/python -m benchmarks.after_the_paper
+	! $(ON_A_GPU) || $(BIN)/python -m benchmarks.layer --device cuda
+	! $(ON_A_GPU) || $(BIN)/python -m benchmarks.grouped --device cuda
+	! $(ON_A_GPU) || $(BIN)/python -m benchmarks.three_million --device cuda
+	! $(ON_A_GPU) || $(BIN)/python -m benchmarks.triton_floor
 	for name in grouped roofline probes trace lab canvas notebook_claims; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 render: setup  ## run every notebook, leave notebook and page in rendered/ (RENDER_ARGS="00 -p steps 50" for some)

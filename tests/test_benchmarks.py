@@ -14,7 +14,8 @@ TEXTS = [path for names in ("*.md", "*/*.md", "benchmarks/results/*.md", "notebo
 COMMANDS = sorted({match for text in TEXTS for match in re.findall(
     r"python -m (benchmarks\.[a-z_]+(?: --[a-z]+(?: (?!-)(?:\"[^\"]*\"|[^\s`;)(\"\\]+))?)*)",
     text.read_text(encoding="utf-8"))})
-ON_A_GPU = ["benchmarks.triton_floor", "benchmarks.layer --device cuda", "benchmarks.grouped --device cuda"]
+ON_A_GPU = ["benchmarks.triton_floor", "benchmarks.layer --device cuda", "benchmarks.grouped --device cuda",
+            "benchmarks.three_million --device cuda"]
 
 
 class Parsed(Exception):
@@ -23,6 +24,11 @@ class Parsed(Exception):
 
 def test_what_will_measure_on_a_gpu_is_named():
     assert set(ON_A_GPU) <= set(COMMANDS) and len(COMMANDS) > 12
+
+
+def test_make_bench_measures_on_a_gpu_where_there_is_one():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"! \$\(ON_A_GPU\) \|\| \$\(BIN\)/python -m (.*)", text)) == sorted(ON_A_GPU)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -20,6 +20,19 @@ def test_a_small_head_learns_and_its_bytes_are_counted(optimizer, copies):
     assert "3,001 labels, every one scored" in str(found)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_small_head_learns_on_a_gpu():
+    found = xe.demos.three_million_labels(9, "adam", n_labels=3001, width=64, fan_in=8, batch=16, device="cuda",
+                                          progress=False)
+    assert found.losses[8] < found.losses[0] and found.resident > found.layer_bytes and "held on cuda" in str(found)
+
+
+def test_a_device_that_is_not_there_is_said():
+    with pytest.raises(ValueError, match="device='cudaa' cannot be used here"):
+        xe.demos.three_million_labels(2, n_labels=31, width=6, fan_in=2, device="cudaa")
+
+
 def test_bytes_a_label_are_those_of_the_ledger():
     found = xe.demos.three_million_labels(2, "adam", n_labels=3001, width=64, fan_in=8, batch=4, progress=False)
     predicted = xe.memory.predicted("sparse", 64, 3001, 8) - 3001 * 9 * 4  # no gradient is kept

@@ -182,3 +182,12 @@ def test_a_bill_of_sizes_that_cannot_be(arguments, words):
 def test_a_break_even_of_an_unknown_type():
     with pytest.raises(ValueError, match="dtype='x'; choose one of 'float32'"):
         memory.break_even(768, "x")
+
+
+def test_the_peak_of_a_process_stays_when_the_memory_has_gone():
+    code = ("import numpy as np, psutil; from xmc_explore.memory import peak_resident; before = peak_resident(); "
+            "a = np.ones(30_000_000); del a; print(peak_resident() - before, "
+            "peak_resident() - psutil.Process().memory_info().rss)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    grown, above = map(int, done.stdout.split())
+    assert 200e6 < grown < 300e6 and above > 150e6  # in bytes everywhere

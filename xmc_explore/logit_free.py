@@ -26,6 +26,7 @@ from .layers import GroupedFixedFanIn, HeadTail
 from .layers.backends import pick
 from .layers.fixed_fan_in import FanIn
 from .layers.grouped import kernels
+from .layers.op import check_tensors
 from .losses import LOGIT_GRADIENTS, LOSSES
 from .metrics import NotFiniteError
 from .rounding import round_to
@@ -154,7 +155,8 @@ def loss_by_chunks(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, *
     x [B, D]; (rows, columns) [P] are the positive pairs. All gradients (of x, and of the layer's weight and bias) are
     computed here, in the one pass over the labels, and handed out by `backward`, which can run once. Without
     `want_loss` the value is NaN and its computation is saved; the gradients are the same. `chunk` is how many labels
-    are in hand at once. Raises ValueError for shapes or a loss that do not fit.
+    are in hand at once. Raises TypeError for what is no tensor, ValueError for shapes, devices or a loss that do not
+    fit. A value that is not finite is returned as it is, as torch's losses do; `xe.train` looks at it.
     """
     x = _checked(layer, x, rows, columns, loss)
     if isinstance(layer, HeadTail):
@@ -207,6 +209,12 @@ def _checked(layer: nn.Module, x: Tensor, rows: Tensor, columns: Tensor, loss: s
         raise ValueError(f"loss={loss!r}: the gradient of its logits is not known in closed form; choose one of "
                          f"{tuple(LOGIT_GRADIENTS)}")
     part_of(layer)
+    check_tensors(x=x, rows=rows, columns=columns)
+    if len({t.device for t in (x, rows, columns, layer.weight)}) > 1:
+        raise ValueError(f"x, rows, columns and the layer must be on one device; got {x.device}, {rows.device}, "
+                         f"{columns.device} and {layer.weight.device}")
+    if any(t.is_floating_point() or t.dtype == torch.bool for t in (rows, columns)):
+        raise TypeError(f"rows and columns must be whole numbers; got {rows.dtype} and {columns.dtype}")
     if x.dim() != 2 or x.shape[1] != layer.in_features:
         raise ValueError(f"x must be [B, {layer.in_features}]; got {list(x.shape)}")
     if rows.shape != columns.shape or rows.dim() != 1:
@@ -260,7 +268,7 @@ def step_in_place(layer: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor,
     with the generator `rounding`, to the nearest without. Raises ValueError for an optimizer that does something else,
     and as `loss_by_chunks` does.
     """
-    x = _checked(layer, x.detach(), rows, columns, loss)
+    x = _checked(layer, x, rows, columns, loss).detach()
     if isinstance(layer, HeadTail):
         done = [step_in_place(part, optimizer, x, *pairs, loss=loss, scale=scale, want_loss=want_loss,
                               rounding=rounding, chunk=chunk) for part, *pairs in layer.split(rows, columns)]
@@ -402,7 +410,7 @@ def top_labels(layer: nn.Module, x: Tensor, k: int, *, chunk: int | None = None)
     n_labels = layer.out_features
     if not 1 <= k <= n_labels:
         raise ValueError(f"k must be in 1..{n_labels}, the number of labels; got {k}")
-    none = torch.empty(0, dtype=torch.int64, device=x.device)
+    none = torch.empty(0, dtype=torch.int64, device=layer.weight.device)
     x, part = _checked(layer, x, none, none, "bce"), part_of(layer)
     scores = x.new_empty((len(x), 0))
     found = torch.empty((len(x), 0), dtype=torch.int64, device=x.device)

@@ -8,10 +8,13 @@ same for every kind of output layer, and gone in a step without logits.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch import nn
 
@@ -22,6 +25,18 @@ from .rounding import DTYPES
 BYTES = 4  # float32
 WEIGHT_BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 SEGMENT = 512  # that of `layers/triton_kernels.py`, which cannot be imported where there is no Triton
+
+
+def peak_resident() -> int:
+    """The most bytes that this process has held in memory at once since it began, as the system counted them."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux counts what the parent held into ru_maxrss
+        return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def index_bytes(width: int) -> int:

@@ -85,7 +85,7 @@ def grouped_fixed_fan_in(x: Tensor, weight: Tensor, indices: Tensor, order: Tens
     once; no [L, D] tensor is made. Under autocast x is converted to the dtype of the weights.
     Raises ValueError or TypeError as `fixed_fan_in` does, and ValueError for an order that is no permutation.
     """
-    check_tensors(x, weight, indices, bias)
+    check_tensors(x=x, weight=weight, indices=indices, order=order, bias=bias)
     n_groups = -(-len(weight) // group_size) if group_size > 0 and weight.dim() == 2 else -1
     if weight.dim() != 2 or indices.shape != (n_groups, weight.shape[1]):
         raise ValueError(f"weight must be [L, K] and indices [ceil(L / G), K] with G={group_size}; got "

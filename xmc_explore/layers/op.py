@@ -164,11 +164,11 @@ _forward.register_autograd(_derive, setup_context=_keep)
 _backward.register_autograd(refuse, setup_context=lambda ctx, inputs, output: None)
 
 
-def check_tensors(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> None:
-    """Raise TypeError for what is no tensor."""
-    for name, given in (("x", x), ("weight", weight), ("indices", indices), ("bias", bias)):
-        if not isinstance(given, Tensor) and (given is not None or name != "bias"):
-            raise TypeError(f"{name} must be a tensor; got {type(given).__name__}")
+def check_tensors(**given: Tensor | None) -> None:
+    """Raise TypeError for what is no tensor; `bias` may be None."""
+    for name, one in given.items():
+        if not isinstance(one, Tensor) and (one is not None or name != "bias"):
+            raise TypeError(f"{name} must be a tensor; got {type(one).__name__}")
 
 
 def fit(x: Tensor, weight: Tensor, indices: Tensor, bias: Tensor | None) -> Tensor:
@@ -208,7 +208,7 @@ def fixed_fan_in(
     Raises ValueError or TypeError, naming shapes, dtypes, devices or the first bad row of indices, for arguments that
     do not fit together. Indices are looked at again only after a write to them.
     """
-    check_tensors(x, weight, indices, bias)
+    check_tensors(x=x, weight=weight, indices=indices, bias=bias)
     if weight.shape != indices.shape or weight.dim() != 2:
         raise ValueError(f"weight and indices must both be [L, K]; got {list(weight.shape)} and {list(indices.shape)}")
     x = fit(x, weight, indices, bias)
