@@ -1,12 +1,14 @@
 """The CPU kernels, each against the same formula in float64: layouts, panels, threads, and the step without logits."""
 
 import math
+import re
 import threading
 
 import numpy as np
 import pytest
 import torch
-from numba import njit
+from llvmlite import binding
+from numba import cfunc, njit, types
 
 from xmc_explore.layers import cpu, reference, simd
 from xmc_explore.layers.fixed_fan_in import random_indices
@@ -70,6 +72,28 @@ def test_four_sums_at_once_stay_apart(dtype):
     parts = values.reshape(4, 64).astype(np.float64)
     np.testing.assert_allclose(found[:4], parts.sum(1), atol=1e-5)
     np.testing.assert_allclose(found[4:], [parts[0].clip(0).sum(), 64], atol=1e-5)
+
+
+def test_the_score_of_a_label_becomes_neon_code():
+    """On an ARM processor that is not here: multiply-add of four floats by one of four weights, and no call."""
+    binding.initialize_all_targets(), binding.initialize_all_asmprinters()
+    floats = types.CPointer(types.float32)
+
+    @cfunc(types.void(floats, floats, types.CPointer(types.int16), floats, floats), fastmath={"contract"})
+    def score(x, weight, indices, bias, y):
+        simd.store(y, 0, cpu._score(x, weight, indices, bias, 32, 0, simd.splat(np.float32(0), 32)))
+
+    triple = "aarch64-unknown-linux-gnu"
+    try:
+        machine = binding.Target.from_triple(triple).create_target_machine(cpu="neoverse-n1", opt=3)
+    except RuntimeError as error:
+        pytest.skip(f"this LLVM makes no code for ARM: {error}")
+    code = re.sub(r"target triple = .*", f'target triple = "{triple}"', score.inspect_llvm())
+    code = re.sub(r"target datalayout = .*", f'target datalayout = "{machine.target_data}"', code)
+    made = machine.emit_assembly(binding.parse_assembly(code))
+    assert "llvm.arithmetic.fence" in code and "fence" not in made
+    assert len(re.findall(r"\tfmla\tv\d+\.4s, v\d+\.4s, v\d+\.s\[[0-3]\]", made)) >= 32
+    assert "\tfmadd\t" not in made
 
 
 # --- forward and backward -----------------------------------------------------------------------------------------
