@@ -133,6 +133,25 @@ def test_what_notebooks_alone_measure_agrees_with_its_runs():
         assert claim["mean"] == pytest.approx(again[key]["mean"], abs=0.01)
 
 
+def test_a_part_that_is_measured_anew_leaves_the_others_with_their_conditions(tmp_path, monkeypatch):
+    when = dict.fromkeys(notebook_claims.WHERE, "before")
+    monkeypatch.setattr(notebook_claims, "RUNS", tmp_path / "runs.csv")
+    monkeypatch.setattr(notebook_claims, "report", lambda: None)
+    monkeypatch.setattr(notebook_claims, "conditions", lambda: when)
+    monkeypatch.setattr(notebook_claims, "commit", lambda: when["commit"])
+    monkeypatch.setattr(notebook_claims, "PARTS", {
+        "one": lambda number: [{"setting": "a", "x": number}, {"setting": "b", "x": number}],
+        "two": lambda number: [{"setting": "c", "y": number}]})
+    notebook_claims.main([])
+    before = pd.read_csv(notebook_claims.RUNS)
+    when |= dict.fromkeys(notebook_claims.WHERE, "after")
+    notebook_claims.main(["--only", "two"])
+    after = pd.read_csv(notebook_claims.RUNS)
+    pd.testing.assert_frame_equal(after[after["part"] == "one"], before[before["part"] == "one"])
+    assert set(before["date"]) == {"before"} and len(after) == len(before) == 3 * notebook_claims.REPEATS
+    assert set(after.loc[after["part"] == "two", "date"]) == {"after"}
+
+
 def test_numbers_in_the_text_of_notebooks_are_those_of_the_record():
     found = pd.read_csv(notebook_claims.RUNS)
     folder = bench.RESULTS.parent.parent / "notebooks"
