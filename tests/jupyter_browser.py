@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
 ARTEFACTS = Path(__file__).resolve().parent / "artefacts"
 START_SECONDS = 60
@@ -131,9 +131,31 @@ def with_parameters(source: Path, target: Path, **parameters: object) -> str:
 class Opened:
     """An opened notebook: `page`, everything the page asked for over the network, and what its console said."""
 
-    page: Page
+    context: BrowserContext
+    address: str
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    page: Page = field(init=False)
+
+    def open_tab(self) -> None:
+        self.page = page = self.context.new_page()
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("websocket", lambda socket: self.requests.append(socket.url))
+        page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(self.address)
+        expect(page.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=60_000)
+        expect(page.locator(".jp-Toolbar-kernelName")).not_to_have_text("No Kernel", timeout=60_000)
+
+    def save(self) -> None:
+        self.choose("File", "Save Notebook")
+        expect(self.page.locator(".jp-mod-current.jp-mod-dirty")).to_have_count(0)
+
+    def come_back(self) -> None:
+        """Save, close the tab, and open the notebook in another one; its kernel stays."""
+        self.save()
+        self.page.close()
+        self.open_tab()
 
     def run_all(self) -> None:
         self.choose("Run", "Run All Cells")
@@ -192,15 +214,8 @@ def open_notebook(browser: Browser, server: Server, notebook: str, *, width: int
     context = browser.new_context(viewport={"width": width, "height": height}, **context_options)
     context.add_init_script(script)
     try:
-        page = context.new_page()
-        opened = Opened(page)
-        page.on("request", lambda request: opened.requests.append(request.url))
-        page.on("websocket", lambda socket: opened.requests.append(socket.url))
-        page.on("console", lambda said: said.type == "error" and opened.errors.append(said.text))
-        page.on("pageerror", lambda error: opened.errors.append(str(error)))
-        page.goto(server.address(notebook))
-        expect(page.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=60_000)
-        expect(page.locator(".jp-Toolbar-kernelName")).not_to_have_text("No Kernel", timeout=60_000)
+        opened = Opened(context, server.address(notebook))
+        opened.open_tab()
         opened.wait_until_idle()
         yield opened
     finally:

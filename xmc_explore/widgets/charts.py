@@ -40,7 +40,7 @@ LINES = (
 )
 AUXILIARY_LOSS = 1  # where it is in LINES
 TITLES = ("loss", "P@1 and its parts, %", "encoder gradient norm", "recall@5, %",  # row by row
-          "who pushes the encoder: share")
+          "who pushes the encoder")
 PRESENTED_TITLES = ("loss", "P@1 in parts, %", "gradient norm", "recall@5, %", "who pushes: share")
 # Where the panels of each column stand, from top to bottom; the budget of the gradient has one once it was probed.
 TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26))
@@ -75,7 +75,7 @@ class Charts:
                     marker=dict(symbol=look.symbol, size=6, color=look.color)), *line.panel)
                 first.add(line.name)
         figure.update_layout(template=TEMPLATE, height=HEIGHT, autosize=True, font_size=13, uirevision="lab",
-                             margin=dict(l=44, r=8, t=_top(13), b=40, autoexpand=False), hovermode="x unified",
+                             margin=dict(l=48, r=20, t=_top(13), b=40, autoexpand=False), hovermode="x unified",
                              legend=dict(x=0, xref="container", xanchor="left", y=1, yref="container", yanchor="top",
                                          font_size=13, tracegroupgap=0))
         figure.add_annotation(text=NOTHING_TO_PUSH, x=0.5, y=0.5, xref="x3 domain", yref="y3 domain", showarrow=False,
@@ -83,7 +83,7 @@ class Charts:
         figure.update_annotations(font_size=13, font_color=INK)
         # To see which of its numbers would not fit, plotly measures each of them at each drawing.
         figure.update_xaxes(ticklabeloverflow="allow").update_yaxes(ticklabeloverflow="allow")
-        figure.update_xaxes(nticks=5, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
+        figure.update_xaxes(nticks=4, rangemode="tozero", spikethickness=1, spikecolor=INK, spikedash="dot")
         figure.update_xaxes(title=dict(text="step", standoff=4, font_size=13), showticklabels=True, tickangle=0,
                             tickformat=",")
         figure.update_yaxes(nticks=5, hoverformat=".3~g")
@@ -105,27 +105,32 @@ class Charts:
 
     def draw(self, snapshot: Snapshot, cursor: int | None = None) -> None:
         """Bring the curves up to date; `cursor` is a step to mark."""
-        with self.figure.drawing, self.figure.batch_update():
-            probed = snapshot.probes > 0 or snapshot.other is not None and snapshot.other.probes > 0
-            if probed != self._budget:
-                self._budget = probed
-                _arrange(self.figure, probed)
-            sides = (snapshot,) if snapshot.other is None else (snapshot, snapshot.other)
-            nothing = all(side.recipe.encoder == "features" for side in sides)
-            self.figure.layout.annotations[-1].visible = nothing
-            # On a logarithmic axis that holds nothing plotly would crowd every number there is.
-            self.figure.layout.yaxis3.update(showticklabels=not nothing, showgrid=not nothing)
-            self._axes(snapshot)
+        with self.figure.drawing:
+            paired = self._drawn["A"][0] >= 0
             self._pair(snapshot.other is not None)
-            if snapshot.other is not None:
-                self._draw("A", snapshot.other)
-            self._draw("B", snapshot)
+            with self.figure.batch_update():
+                self._lay_out(snapshot, paired)
+                if snapshot.other is not None:
+                    self._draw("A", snapshot.other)
+                self._draw("B", snapshot)
+                if cursor != self._cursor:
+                    self.figure.layout.shapes = [] if cursor is None else [
+                        dict(type="line", x0=cursor, x1=cursor, y0=0, y1=1, xref=x, yref="paper",
+                             line=dict(color=INK, width=2, dash="dot")) for x in ("x", "x2")]
+                    self._cursor = cursor
             self._name_auxiliary()
-            if cursor != self._cursor:
-                self.figure.layout.shapes = [] if cursor is None else [
-                    dict(type="line", x0=cursor, x1=cursor, y0=0, y1=1, xref=x, yref="paper",
-                         line=dict(color=INK, width=2, dash="dot")) for x in ("x", "x2")]
-                self._cursor = cursor
+
+    def _lay_out(self, snapshot: Snapshot, paired: bool) -> None:
+        probed = snapshot.probes > 0 or snapshot.other is not None and snapshot.other.probes > 0
+        if probed != self._budget:
+            self._budget = probed
+            _arrange(self.figure, probed)
+        sides = (snapshot,) if snapshot.other is None else (snapshot, snapshot.other)
+        nothing = all(side.recipe.encoder == "features" for side in sides)
+        self.figure.layout.annotations[-1].visible = nothing
+        # On a logarithmic axis that holds nothing plotly would crowd every number there is.
+        self.figure.layout.yaxis3.update(showticklabels=not nothing, showgrid=not nothing)
+        self._axes(snapshot, paired)
 
     def copy(self) -> go.Figure:
         """The figure as it is, without its widget."""
@@ -136,19 +141,20 @@ class Charts:
         """Set the size of all type; large type has shorter titles and fewer ticks."""
         with self.figure.drawing, self.figure.batch_update():
             self.figure.update_layout(font_size=points, legend_font_size=points, margin_t=_top(points),
-                                      margin_b=3 * points + 1, margin_l=3 * points + 5)  # of 13: as at first
+                                      margin_b=3 * points + 1, margin_l=3 * points + 9,  # of 13: as at first
+                                      margin_r=round(1.5 * points))  # for half of a number at the end of an axis
             self.figure.update_annotations(font_size=points)
-            self.figure.update_xaxes(title_font_size=points, nticks=4 if presented else 5)
+            self.figure.update_xaxes(title_font_size=points)
             self.figure.update_yaxes(nticks=3 if presented else 5, row=3, col=1)
             for row in (1, 2):
                 self.figure.update_yaxes(**_ticks(PRESENTED_TICKS if presented else TICKS), row=row, col=1)
             for at, title in enumerate(PRESENTED_TITLES if presented else TITLES):
                 self.figure.layout.annotations[at].text = title
 
-    def _axes(self, snapshot: Snapshot) -> None:
+    def _axes(self, snapshot: Snapshot, paired: bool) -> None:
         run, drawn = self._drawn["B"]
         empty = snapshot.step == 0 and snapshot.other is None
-        if empty != (not drawn.get("step", 0) and self._drawn["A"][0] < 0) or run != snapshot.run:
+        if empty != (not drawn.get("step", 0) and not paired) or run != snapshot.run:
             # An empty logarithmic axis would show a dozen powers of ten.
             for row in (1, 2):
                 self.figure.update_yaxes(row=row, col=1, **(dict(range=[0, 2]) if empty else dict(autorange=True)))
@@ -156,12 +162,14 @@ class Charts:
     def _pair(self, two: bool) -> None:
         if two == (self._drawn["A"][0] >= 0):
             return
-        for key in self._keys:
-            key.visible = two
-        for line, a, b in zip(LINES, self._curves["A"], self._curves["B"], strict=True):
-            a.visible = two
-            a.line.dash = RUN_DASH["A"]
-            b.line.dash = RUN_DASH["B"] if two else LOOKS[line.name].dash
+        # One property at a time: of a curve that is left out in a change, plotly's page comes to forget that property.
+        with self.figure.batch_update():
+            for curve in (*self._keys, *self._curves["A"]):
+                curve.visible = two
+        with self.figure.batch_update():
+            for line, a, b in zip(LINES, self._curves["A"], self._curves["B"], strict=True):
+                a.line.dash = RUN_DASH["A"]
+                b.line.dash = RUN_DASH["B"] if two else LOOKS[line.name].dash
         self._drawn["A"] = (0, {}) if two else (-1, {})
 
     def _name_auxiliary(self) -> None:

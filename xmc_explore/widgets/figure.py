@@ -23,6 +23,7 @@ class Figure(Guarded, go.FigureWidget):
 
     def __init__(self, *args: Any, **options: Any):
         self._own: dict[str, float] = {}  # opacity of a line
+        self._told = False  # has a page asked for all of it?
         super().__init__(*args, **options)
 
     # After each drawing the page sends back all that plotly has worked out; Jupyter would send it to the page again.
@@ -48,9 +49,25 @@ class Figure(Guarded, go.FigureWidget):
                     own = self._own.setdefault(line.uid, 1.0 if line.opacity is None else line.opacity)
                     line.opacity = own if name in ("", of) else FADED * own
 
+    @staticmethod
+    def _remove_overlapping_props(*_: Any, **__: Any) -> list:
+        """Plotly forgets what a page has worked out to be the same, and a page that is opened next shows its default:
+        a legend with each name several times."""
+        return []
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
+        """A page that is opened asks for all of it; plotly itself would tell what the figure was at first."""
+        if key is None and getattr(self, "_layout_obj", None) is not None:
+            with self.drawing:
+                self._told = True
+                self._trait_values |= deepcopy({"_widget_data": self._data, "_widget_layout": self._layout_obj._props})
+        return super().get_state(key, drop_defaults)
+
     def say_again(self) -> None:
-        """Draw all of it on a page that has drawn an empty figure."""
+        """Draw all of it on a page that has drawn an empty figure, or what it was told when it was opened again."""
         with self.drawing:
+            if self._told:
+                self._send_deleteTraces_msg(list(range(len(self._data))))
             self._send_addTraces_msg(deepcopy(self._data))
             self._send_relayout_msg(deepcopy(self._layout))
             self._send_relayout_msg({"width": None})  # where plotly is told a height it holds on to its width, too

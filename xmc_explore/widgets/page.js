@@ -1,5 +1,52 @@
 // What only the page can do for the laboratory. It draws nothing.
 
+// Of all views of a laboratory. Plotly draws for some 50 ms at a time, and no answer to a hand gets through: what comes
+// for the curves waits until the hand has rested, though not for ever.
+const REST = 300, MOST = 1000; // milliseconds
+let views = 0, moved = -REST, curves = null, taken = Promise.resolve();
+
+async function rested(arrived) {
+  for (;;) {
+    const left = Math.min(moved + REST, arrived + MOST) - performance.now();
+    if (left <= 0) return;
+    await new Promise((done) => setTimeout(done, left));
+  }
+}
+
+async function hold(model) {
+  if (!model.get("curves")) return;
+  const found = await model.widget_manager.get_model(model.get("curves"));
+  if (!views || Object.hasOwn(found, "set_state")) return; // held back already
+  curves = found;
+  curves.once("destroy", () => (found.comm_live = false)); // or plotly speaks on when the kernel has closed it
+  const take = curves.set_state;
+  curves.set_state = (state) => {
+    const arrived = performance.now();
+    const drawn = taken.then(() => rested(arrived)).then(() => (spare(found), take.call(found, state)));
+    taken = drawn.catch(() => {}); // what plotly cannot draw must not hold back what comes after it
+    return drawn;
+  };
+}
+
+// A view of plotly's that is closed goes on listening, and throws at whatever comes: those after it would hear nothing.
+function spare(figure) {
+  for (const [name, listeners] of Object.entries(figure._events ?? {}))
+    for (const one of name.startsWith("change:_py2js") ? listeners : []) {
+      const hear = one.callback;
+      if (hear.spared) continue;
+      one.callback = (...said) => {
+        try {
+          hear(...said);
+        } catch (error) {
+          const closed = figure._events[name].length - 1 - Object.keys(figure.views ?? {}).length; // one is the model's
+          if (closed <= 0) throw error;
+          figure.off(name, one.callback);
+        }
+      };
+      one.callback.spared = true;
+    }
+}
+
 function render({ model, el }) {
   el.style.display = "none";
   const lab = () => el.closest(".xmc-lab");
@@ -62,32 +109,9 @@ function render({ model, el }) {
   }
   const PRESSES = ["click", "keydown", "pointermove"];
 
-  // Plotly draws for some 50 ms at a time, and no answer to a hand gets through: what comes for the curves waits until
-  // the hand has rested, though not for ever.
-  const REST = 300, MOST = 1000; // milliseconds
-  let moved = -REST, curves = null, taken = Promise.resolve();
+  views += 1;
   const move = (event) => (event.type !== "pointermove" || event.buttons) && (moved = performance.now());
-  async function rested(arrived) {
-    for (;;) {
-      const left = Math.min(moved + REST, arrived + MOST) - performance.now();
-      if (left <= 0) return;
-      await new Promise((done) => setTimeout(done, left));
-    }
-  }
-  async function hold() {
-    if (!model.get("curves")) return;
-    const found = await model.widget_manager.get_model(model.get("curves"));
-    if (Object.hasOwn(found, "set_state")) return; // another view of this laboratory holds them back already
-    curves = found;
-    const take = curves.set_state;
-    curves.set_state = (state) => {
-      const arrived = performance.now();
-      const drawn = taken.then(() => rested(arrived)).then(() => take.call(found, state));
-      taken = drawn.catch(() => {}); // what plotly cannot draw must not hold back what comes after it
-      return drawn;
-    };
-  }
-  hold();
+  hold(model);
 
   // anywidget gives a widget two seconds to load its script, and drops whatever the kernel says to it from then on. On
   // a busy machine plotly's script takes longer. Messages then go past anywidget, and the kernel says all of it again.
@@ -149,7 +173,8 @@ function render({ model, el }) {
     document.removeEventListener("keydown", leave);
     clearInterval(watch);
     watcher.disconnect();
-    delete curves?.set_state;
+    views -= 1;
+    if (!views) delete curves?.set_state;
     sized.disconnect();
     if (model.get("presenting")) document.body.classList.remove("xmc-presenting");
   };
