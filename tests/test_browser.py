@@ -680,7 +680,7 @@ def test_two_laboratories_and_a_cell_that_runs_again(two_labs):
         curves_reach(lab)
         pictured(lab, caption)
     opened.run_cell(1)
-    expect(first.status).to_have_attribute("data-step", "0")
+    expect(first.status).to_have_attribute("data-step", "0", timeout=60_000)
     first.wait_for_state("paused")
     pictured(first, "At the start")
     assert second.step() == 10
@@ -1068,6 +1068,7 @@ def test_words_stand_out_in_both_themes(opened, lab, theme, least, request):
     if least > 4.5:
         lab.press("Present")
         request.addfinalizer(lambda: opened.page.keyboard.press("Escape"))
+        opened.page.wait_for_timeout(700)  # plotly draws its words anew
     for selector, kind in ((".xmc-status", "color"), (".xmc-message", "color"), (".widget-label", "color"),
                            (".widget-readout", "color"), (".xmc-row", "color"), (".xmc-caption", "color"),
                            (".js-plotly-plot .yaxislayer-above text", "fill"), (".js-plotly-plot .legendtext", "fill")):
