@@ -1011,6 +1011,7 @@ def test_presenter_mode(make):
     lab.present.value = True
     assert "xmc-present" in lab.widget._dom_classes and lab.page.presenting
     assert lab.charts.figure.layout.font.size == PRESENTED_TYPE
+    assert {axis.nticks for axis in lab.charts.figure.select_xaxes()} == {3}
     lab.page.set_state({"presenting": False})  # Escape
     assert not lab.present.value and "xmc-present" not in lab.widget._dom_classes
 

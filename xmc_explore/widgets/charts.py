@@ -144,7 +144,8 @@ class Charts:
                                       margin_b=3 * points + 1, margin_l=3 * points + 9,  # of 13: as at first
                                       margin_r=round(1.5 * points))  # for half of a number at the end of an axis
             self.figure.update_annotations(font_size=points)
-            self.figure.update_xaxes(title_font_size=points)
+            # Large, 1,000 and 1,500 have no room beside each other.
+            self.figure.update_xaxes(title_font_size=points, nticks=3 if presented else 4)
             self.figure.update_yaxes(nticks=3 if presented else 5, row=3, col=1)
             for row in (1, 2):
                 self.figure.update_yaxes(**_ticks(PRESENTED_TICKS if presented else TICKS), row=row, col=1)
