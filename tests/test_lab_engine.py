@@ -125,6 +125,12 @@ def test_no_step_begins_while_a_hand_is_answered_but_commands_are_obeyed(make, m
     assert wait(engine, lambda s: s.state == "paused").step == 0
     engine.play()
     wait(engine, lambda s: s.step >= 3)
+    engine.pause()
+    at = wait(engine, lambda s: s.state == "paused").step
+    engine._way_until = 0
+    engine.make_way()
+    engine.step()  # this one is itself the answer
+    assert wait(engine, lambda s: s.step > at).step == at + 1
 
 
 def test_a_pause_and_a_knob_do_not_wait_for_the_end_of_an_evaluation_and_commands_keep_their_order(make):

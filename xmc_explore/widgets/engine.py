@@ -373,6 +373,7 @@ class Engine:
         self._go(float("inf"))
 
     def _do_step(self, n: int) -> None:
+        self._way_until = 0.0  # the step is itself the answer
         self._go(n if self._budget == float("inf") else self._budget + n)
 
     def _go(self, budget: float) -> None:

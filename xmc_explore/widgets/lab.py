@@ -40,7 +40,8 @@ REST_SECONDS = 0.5  # after which the picture is kept in the notebook: not after
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
 # What the status line says of a command from the press on until it is obeyed, which is before the next step.
-PENDING = {"play": "starting", "pause": "pausing", "reset": "resetting", "compare": "starting B", "branch": "branching"}
+PENDING = {"play": "starting", "pause": "pausing", "step": "stepping", "reset": "resetting", "compare": "starting B",
+           "branch": "branching"}
 EXPORTS = "runs/exports"
 TYPE, PRESENTED_TYPE, NARROW_TYPE = 13, 18, 15  # pixels; lab.css has the same
 NO_PICTURE = {"dense": "A dense output layer: every label reads every feature, so there is no connectivity to draw.",
