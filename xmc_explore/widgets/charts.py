@@ -180,12 +180,17 @@ class Charts:
             for curves in self._curves.values() for line, curve in zip(LINES, curves, strict=True))
 
     def _draw(self, which: str, snapshot: Snapshot) -> None:
-        lengths = {"step": snapshot.records, "eval": snapshot.evaluations, "probe": snapshot.probes}
+        lengths = counted(snapshot)
         run, drawn = self._drawn[which]
         for line, curve in zip(LINES, self._curves[which], strict=True):
             if run != snapshot.run or lengths[line.kind] != drawn.get(line.kind, 0):
                 curve.x, curve.y = points(snapshot.events.get(line.kind, []), lengths[line.kind], line.field)
         self._drawn[which] = snapshot.run, lengths
+
+
+def counted(snapshot: Snapshot) -> dict[str, int]:
+    """How many events of each kind that a curve is drawn of a snapshot knows."""
+    return {"step": snapshot.records, "eval": snapshot.evaluations, "probe": snapshot.probes}
 
 
 def _ticks(ticks: list[float]) -> dict[str, Any]:

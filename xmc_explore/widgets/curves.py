@@ -10,7 +10,7 @@ import pandas as pd
 from ..plots import Picture, method_of
 from ..plots.drawing import STEP, line, listed, log_if_wide, panels, picture
 from ..wording import numeral
-from .charts import LINES, LOOKS, RUN_DASH, Line, points
+from .charts import LINES, LOOKS, RUN_DASH, counted, points
 from .engine import Snapshot
 
 # A panel of each, from top to bottom: what it is called in words and beside its axis.
@@ -31,7 +31,7 @@ def drawn(snapshot: Snapshot) -> Picture | None:
     found = {}  # panel -> its curves
     for run, side in sides.items():
         for curve in LINES:
-            x, y = points(side.events.get(curve.kind, []), _counted(side, curve), curve.field)
+            x, y = points(side.events.get(curve.kind, []), counted(side)[curve.kind], curve.field)
             if np.isfinite(y).any() and (curve.panel != (2, 1) or y.any()):  # no norm: an encoder without parameters
                 found.setdefault(curve.panel, []).append((run, curve, x, y))
     rows = [panel for panel in PANELS if panel in found]
@@ -55,14 +55,10 @@ def _sides(snapshot: Snapshot) -> dict[str, Snapshot]:
     return {"B": snapshot} if snapshot.other is None else {"A": snapshot.other, "B": snapshot}
 
 
-def _counted(side: Snapshot, curve: Line) -> int:
-    return {"step": side.records, "eval": side.evaluations, "probe": side.probes}[curve.kind]
-
-
 def _latest(run: str, side: Snapshot) -> str:
     values: dict[tuple[int, int], list[tuple[str, str]]] = {panel: [] for panel in PANELS}
     for curve in LINES:
-        if n := _counted(side, curve):
+        if n := counted(side)[curve.kind]:
             event = side.events[curve.kind][n - 1]
             value = event.get("metrics", event).get(curve.field)
             if value is not None and np.isfinite(value):
