@@ -193,6 +193,23 @@ def test_a_headless_run_needs_no_jupyter_and_no_plotly():
     assert not {"plotly", "ipywidgets", "anywidget", "jupyterlab", "IPython", "ipykernel", "papermill"} & set(loaded)
 
 
+def test_a_laboratory_has_its_first_picture_before_what_takes_long_to_import_and_comes_later_or_never():
+    loaded = run_fresh("import sys, xmc_explore as xe\nlab = xe.Lab(xe.load_corpus('calls-small'), steps=9)\n"
+                       "lab.engine.start()\nassert lab.engine.wait(lambda s: s.n_frames).state == 'paused'\n"
+                       "print(*sys.modules)\nlab.close()").split()
+    assert {"torch", "plotly.basewidget"} <= set(loaded)
+    assert not {"transformers", "sklearn", "scipy.stats", "rfc3987_syntax"} & set(loaded)
+
+
+def test_what_is_hidden_while_plotly_loads_is_there_afterwards():
+    said = run_fresh("import sys, types\nhidden = sys.modules['rfc3987_syntax'] = types.ModuleType('rfc3987_syntax')\n"
+                     "hidden.is_valid_syntax = lambda *_: True\nimport xmc_explore.plots\n"
+                     "print(sys.modules['rfc3987_syntax'] is hidden)\ndel sys.modules['rfc3987_syntax']\n"
+                     "import xmc_explore.plots.quick\nfrom importlib.util import find_spec\n"
+                     "print(find_spec('rfc3987_syntax') is not None)")
+    assert said.split() == ["True", "True"]
+
+
 def test_public_names_load_on_first_use_and_no_others_exist():
     assert dir(xe) == sorted(xe.__all__)
     for name in xe.__all__:

@@ -4,9 +4,19 @@ import numpy as np
 import pytest
 import torch
 from corpus_for_tests import tiny_corpus
+from scipy.sparse import csr_array
 
 import xmc_explore as xe
-from xmc_explore.encoders import BagEncoder, TokenRows, TransformerEncoder, load_tokenizer
+from xmc_explore.corpora import Split
+from xmc_explore.encoders import (
+    BagEncoder,
+    TokenRows,
+    TransformerEncoder,
+    load_tokenizer,
+    load_transformer,
+    token_counts,
+    token_embeddings,
+)
 from xmc_explore.losses import bce, squared_hinge
 from xmc_explore.model import Classifier, Dropout, first_bias
 
@@ -69,10 +79,21 @@ def test_bag_encoder_is_the_mean_of_the_pretrained_tokens():
     assert float(weights.sum()) == pytest.approx(1)
     tokens = load_tokenizer("minilm")(corpus.test.texts[4], add_special_tokens=False)["input_ids"]
     assert sorted(encoder.used[ids]) == sorted(set(tokens))
-    from xmc_explore.encoders import token_embeddings
-
     torch.testing.assert_close(encoder.embedding(ids, offsets, per_sample_weights=weights)[0],
                                token_embeddings("minilm")[tokens].mean(0))
+
+
+def test_the_bag_reads_from_files_what_transformers_would_load(monkeypatch):
+    with monkeypatch.context() as without_its_own_loading:
+        without_its_own_loading.setattr("xmc_explore.encoders.load_tokenizer", None)
+        without_its_own_loading.setattr("xmc_explore.encoders.load_transformer", None)
+        texts = [*tiny_corpus().train.texts, "", "naïve café — 你好 😀 don't x_y.z" * 9]
+        counts = token_counts(Split(csr_array((len(texts), 1)), texts), "minilm", 9).toarray()
+        table = token_embeddings.__wrapped__("minilm")
+    for text, row in zip(texts, counts, strict=True):
+        ids = load_tokenizer("minilm")(text, add_special_tokens=False, truncation=True, max_length=9)["input_ids"]
+        assert np.array_equal(row, np.bincount(ids, minlength=len(load_tokenizer("minilm"))))
+    assert torch.equal(table, load_transformer("minilm").get_input_embeddings().weight)
 
 
 def test_padding_does_not_change_a_document():

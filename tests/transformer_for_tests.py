@@ -19,5 +19,3 @@ def small_transformer(monkeypatch) -> None:
             return BertModel(config)
 
     monkeypatch.setattr(encoders, "load_transformer", load)
-    # Kept for the process, its embeddings would be those of every test after this one.
-    monkeypatch.setattr(encoders, "token_embeddings", encoders.token_embeddings.__wrapped__)

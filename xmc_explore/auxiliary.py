@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.sparse import csr_array
-from sklearn.feature_extraction.text import TfidfTransformer
-from sklearn.preprocessing import normalize
 
 from .corpora import Corpus
 from .encoders import token_counts
@@ -33,6 +31,9 @@ def label_clusters(corpus: Corpus, recipe: Recipe) -> np.ndarray:
 
 def label_centroids(corpus: Corpus, recipe: Recipe) -> csr_array:
     """Unit-length sums of the tf-idf vectors of each label's training documents, [L, V]; zero for an unused label."""
+    from sklearn.feature_extraction.text import TfidfTransformer  # half a second, with the scipy.stats it imports
+    from sklearn.preprocessing import normalize
+
     counts = corpus.train.features
     if corpus.train.texts is not None:
         counts = TfidfTransformer().fit_transform(

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from scipy.stats import hypergeom
 from torch import Tensor, nn
 
 from .corpora import BIN_NAMES
@@ -440,6 +439,8 @@ def overlap(indices: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 def fair_overlap(width: int, fan_in: int) -> float:
     """Mean Jaccard index of two fair draws of K out of D features: sum over c of P(c) c / (2 K - c), hypergeometric."""
+    from scipy.stats import hypergeom  # half a second that not every run need wait for
+
     common = np.arange(fan_in + 1)
     return float((hypergeom.pmf(common, width, fan_in, fan_in) * common / (2 * fan_in - common)).sum())
 

@@ -1,5 +1,6 @@
 """Figures of corpora and traces: pure functions that return a `Picture`. Needs plotly and pandas (the extra `lab`)."""
 
+from . import quick  # noqa: F401  # before any module that imports plotly
 from .bills import memory_by_method, memory_by_part, memory_ledger, memory_of_run, steps_and_memory
 from .connections import (
     age,
