@@ -3,11 +3,11 @@
     python -m benchmarks.notebook_claims [--only races] [--report]
 
 Five times each, with another seed or other connections: the run of notebook 00, the races of notebook 03, walks through
-notebook 04's kernels, the runs on planted data of notebook 05, who reads dead features and who moves in notebook 06,
-the dense twin of notebook 07. Rows go to results/notebook_claims_runs.csv, each with the conditions of its measurement;
-`--only` measures one part anew and keeps the others. Claims that need no run of their own rest on those of
-`benchmarks.claims`. Claims with their intervals, and the numbers that notebooks say in their text, go to
-results/notebook_claims.md, the claims to data/claims_notebooks.json as well; `--report` only writes these.
+notebook 04's kernels, the runs on planted data of notebook 05 and its recipe for the tail, who reads dead features and
+who moves in notebook 06, the dense twin of notebook 07. Rows go to results/notebook_claims_runs.csv, each with the
+conditions of its measurement; `--only` measures one part anew and keeps the others. Claims that need no run of their
+own rest on those of `benchmarks.claims`. Claims with their intervals, and the numbers that notebooks say in their text,
+go to results/notebook_claims.md, the claims to data/claims_notebooks.json as well; `--report` only writes these.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ PLANTED = dict(encoder="features", fan_in=16, rewire_interval=20, rewire_fractio
 ON_PLANTED = {"static": ("SET", dict(rewire_interval=0)), "SET": ("SET", {}), "RigL": ("RigL", {}),
               "dense": ("dense", {}), "SET, moments kept": ("SET", dict(reset_moments=False)),
               "RigL, moments kept": ("RigL", dict(reset_moments=False))}
+FOR_THE_TAIL = {f"batch of {size}": dict(bias_init="prior", batch_size=size) for size in (64, 512)}
 EVERY_25 = {"zero": dict(bias_init="zero"), "prior": dict(bias_init="prior"),
             "prior, SGD": dict(bias_init="prior", output_optimizer="sgd", output_lr=0.5)}
 
@@ -148,16 +149,23 @@ def walk(number: int) -> list[dict[str, Any]]:
              "sorted stores of dx": segment.stored["partial"] / size}]
 
 
+def on_planted(setting: str, method: str, number: int, options: dict[str, Any]) -> dict[str, Any]:
+    """A run on planted data: P@1, and what is found of the features that decide a label, in %."""
+    recipe = xe.Recipe.method(method, seed=number, **{**PLANTED, **options})
+    trace = xe.train(xe.load_corpus("planted"), recipe, steps=PLANTED_STEPS, progress=False)
+    last = (trace.events["rewire"] or [{}])[-1]
+    return {"setting": setting, "P@1": trace.metrics("test")["P@1"],
+            **{key: 100 * last[key] for key in ("found/head", "found/tail") if key in last}}
+
+
 def planted(number: int) -> list[dict[str, Any]]:
-    """The runs of notebook 05 on planted data: P@1, and what is found of the features that decide a label, in %."""
-    corpus, found = xe.load_corpus("planted"), []
-    for name, (method, options) in ON_PLANTED.items():
-        recipe = xe.Recipe.method(method, seed=number, **{**PLANTED, **options})
-        trace = xe.train(corpus, recipe, steps=PLANTED_STEPS, progress=False)
-        last = (trace.events["rewire"] or [{}])[-1]
-        found.append({"setting": f"planted: {name}", "P@1": trace.metrics("test")["P@1"],
-                      **{key: 100 * last[key] for key in ("found/head", "found/tail") if key in last}})
-    return found
+    """The runs of notebook 05 on planted data."""
+    return [on_planted(f"planted: {name}", method, number, options) for name, (method, options) in ON_PLANTED.items()]
+
+
+def tail_support(number: int) -> list[dict[str, Any]]:
+    """The recipe that solves notebook 05's exercise of this name, and the same with its usual batch."""
+    return [on_planted(f"tail support: {name}", "RigL", number, options) for name, options in FOR_THE_TAIL.items()]
 
 
 def features(number: int) -> list[dict[str, Any]]:
@@ -195,7 +203,8 @@ def twin(number: int) -> list[dict[str, Any]]:
 
 
 PARTS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
-    "walks": walk, "notebook 00": run, "races": race, "planted": planted, "features": features, "twin": twin}
+    "walks": walk, "notebook 00": run, "races": race, "planted": planted, "tail support": tail_support,
+    "features": features, "twin": twin}
 
 
 def measure(part: str) -> pd.DataFrame:
@@ -225,6 +234,8 @@ def told(found: pd.DataFrame, part: str, columns: dict[str, str]) -> pd.DataFram
 
 TOLD = {  # what notebooks say in their text: part, heading, columns
     "planted": ("Notebook 05, planted data (%)", {"P@1": ".1f", "found/head": ".1f", "found/tail": ".1f"}),
+    "tail support": ("Notebook 05, exercise `tail_support`: RigL, biases from the prior (%)",
+                     {"P@1": ".1f", "found/head": ".1f", "found/tail": ".1f"}),
     "features": ("Notebook 06, rewired every 25 steps", {
         "dead features": ".0f", "dead read/tail": ".2f", "others read/tail": ".2f", "replaced/head": ".0f",
         "replaced/tail": ".0f", "P@1": ".1f", "recall@5/tail": ".1f"}),
@@ -245,8 +256,8 @@ def report() -> None:
         "walks: 70 labels, 40 documents, 24 features, 4 connections a label; counts, so they do not vary",
         f"notebook 00: runs of xe.Recipe(), 885 steps, seeds 0 to {REPEATS - 1}; what is said of dense, SET and SET + "
         "auxiliary without more words is from claims_runs.csv",
-        f"planted: {PLANTED_STEPS:,} steps, fan-in 16 of 256, rewired every 20 steps, features found at the last "
-        "rewire (by chance 6.2 %)",
+        f"planted, tail support: {PLANTED_STEPS:,} steps, fan-in 16 of 256, rewired every 20 steps, features found at "
+        "the last rewire (by chance 6.2 %)",
         "features, twin: calls-small, 885 steps, fan-in 8 of 512; dead features are 0 for every training document, and "
         "how often they and others are read is in units of a fair draw; moves are counted per 100 slots",
         f"twin: mean over the run, early over the first {EARLY} steps, late over the last {EARLY}; a signal-to-noise "

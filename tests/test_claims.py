@@ -166,6 +166,11 @@ def test_numbers_in_the_text_of_notebooks_are_those_of_the_record():
         of = found[found["setting"] == setting][column]
         return f"{of.min():{form}} to {of.max():{form}}"
 
+    worked = xe.exercises.find("tail_support").worked
+    for size in (64, 512):
+        assert f"{mean(f'tail support: batch of {size}', 'found/tail')} %" in worked
+        assert mean(f"tail support: batch of {size}", "found/tail") in text["05"]
+    assert mean("tail support: batch of 512", "found/head", ".0f") == "100 ± 0"
     kinds = [f"planted: {name}{kept}" for name in ("SET", "RigL") for kept in ("", ", moments kept")]
     for column in ("found/tail", "found/head", "P@1"):
         assert " | ".join(mean(kind, column) for kind in kinds) in text["05"]
@@ -182,6 +187,24 @@ def test_numbers_in_the_text_of_notebooks_are_those_of_the_record():
     assert mean("twin: SET", "log2 of the ratio of norms", ".1f", -1) in text["07"]
     for column, form in (("signal to noise, early", ".0f"), ("signal to noise, late", ".2f")):
         assert mean("twin: SET", column, form) in text["07"]
+
+
+def test_notebook_02_says_what_few_bits_reached_as_it_is_recorded():
+    found = pd.read_csv(after.RUNS).groupby("setting")
+    text = (bench.RESULTS.parent.parent / "notebooks" / "02_the_memory_bill.ipynb").read_text(encoding="utf-8")
+
+    def mean(setting, column="P@1"):
+        of = found.get_group(setting)[column]
+        assert len(of) >= 3
+        return f"{of.mean():.1f} ± {of.std():.1f}"
+
+    dense = {how: mean(f"dense, {how}") for how in ("float32, SGD in place", *(
+        f"{bits}, {rounded}" for bits in ("bfloat16", "float8") for rounded in ("stochastic", "nearest")))}
+    said = "{} % in float32, in bfloat16 {} rounded by chance and {} to the nearest, in FP8 {} by chance and {} to the"
+    assert said.format(*dense.values()) in text
+    tail = [mean(f"dense, float8, {rounded}", "recall@5/tail") for rounded in ("nearest", "stochastic")]
+    assert "recall@5 of {} % in place of {}.".format(*tail) in text
+    assert f"a P@1 of {mean('SET, bfloat16, stochastic')} %" in xe.exercises.find("forty_bytes").worked
 
 
 def test_walks_ask_for_as_much_whatever_the_connections():

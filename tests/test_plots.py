@@ -293,6 +293,27 @@ def test_loss_shows_the_auxiliary_objective_and_where_it_ends(traces):
     assert f"; the auxiliary objective ends at step {last} (with)" in picture.caption
 
 
+def test_no_line_is_drawn_across_steps_without_a_record(traces, monkeypatch):
+    """A branch of a longer run takes its auxiliary objective up again."""
+    trace = traces["SET + auxiliary"]
+    again = [e if i < 20 or i >= 60 else {k: v for k, v in e.items() if k != "auxiliary"}
+             for i, e in enumerate({**e, "auxiliary": 3.0 + (i >= 60)} for i, e in enumerate(trace.events["step"]))]
+    monkeypatch.setitem(trace.events, "step", again)
+    picture = plots.loss(trace, smooth=9)
+    each, median = (named(picture.figure, f"SET + auxiliary{of}, auxiliary loss") for of in (" each step", ""))
+    for drawn in (each, median):
+        assert list(drawn.x) == [*range(1, 22), *range(61, STEPS + 1)]
+        assert np.array_equal(drawn.y, [3.0] * 20 + [np.nan] + [4.0] * (STEPS - 60), equal_nan=True)
+    assert picture.table.shape[0] == STEPS
+    monkeypatch.setattr("xmc_explore.plots.drawing.POINTS", 10)
+    assert np.isnan(named(plots.loss(trace).figure, "SET + auxiliary, auxiliary loss").y).sum() == 1
+
+
+def test_ticks_separate_thousands_as_captions_do(traces):
+    axis = plots.loss(traces["SET"]).figure.layout.template.layout.xaxis
+    assert axis.separatethousands and axis.tickformat is None  # years and logarithmic axes bring their own
+
+
 def test_precision_adds_up(traces):
     trace = traces["SET"]
     picture = plots.precision(trace)
@@ -668,6 +689,12 @@ def test_the_bill_by_method_and_by_part_is_the_ledger_of_the_memory_module():
     for row in bars.table.set_index("method").itertuples():
         assert row.total == pytest.approx(whole["Amazon-670K", row.Index] / 2**30, abs=1e-3)
         assert row.total == pytest.approx(sum(row[1:-1]), abs=4e-3)
+    elmo = bars.table.set_index("method").loc["ELMO bfloat16"]
+    assert f"ELMO in bfloat16 {elmo.total:.3g}, of which weights are {elmo.weights:.3g}." in bars.caption
+    for part in bars.table.columns[1:-1]:  # a mark lies on its own colour: its rim tells it apart
+        mark = named(bars.figure, part).marker
+        assert mark.line.width >= 2 and contrast(mark.line.color, mark.color) > 3
+    assert 'stroke="#ffffff"' in bars.svg()  # without a browser too
     gradients = named(bars.figure, "gradients, bar").x.reshape(-1, 3)
     start = bars.table.set_index("method").loc["dense", ["weights", "indices", "mask"]].sum()
     assert gradients[0, 0] == pytest.approx(start, abs=2e-3)

@@ -61,7 +61,7 @@ def predict(name: str, guess: float | None, given: Any = None) -> None:
     """
     exercise = find(name, Prediction)
     if guess is None or guess is Ellipsis:
-        return _say("unsolved", "No prediction yet: put a number in place of `None` and run the cell again.")
+        return _say("unsolved", "No prediction yet: put a number in place of `None` and run on from there.")
     number = np.asarray(guess)
     if number.size != 1 or number.dtype.kind not in "iuf" or not np.isfinite(number).all():
         return _say("unsolved", f"A prediction is one number, as `12.5` is; got `{_short(guess)}`. Change it and run "

@@ -169,13 +169,14 @@ $$\Big| \frac{\partial \mathcal{L}}{\partial W_{lj}} \Big| = \Big| \sum_b g_{bl}
         name="tail_support", title="find what decides the tail", notebook="05", difficulty=4, importance=4, minutes=20,
         condition=_tail_found,
         statement=f"""Find a recipe with which **tail** labels of the planted corpus read, at the end, at least
-{ENOUGH:.0f} % of the features that decide them: with a fan-in of at most {FAN_IN} and at most {STEPS} steps. Chance is
-6 %.""",
+{ENOUGH:.0f} % of the features that decide them: with a fan-in of at most {FAN_IN} and at most {STEPS:,} steps. Chance
+is 6 %.""",
         hints=("What does a tail label see of a batch of 64? In most of them it does not occur at all.",
                "A score that looks at the batch is as good as the batch is large (`batch_size`).",
                "And biases that start at zero drown what little a rare label has to say (`bias_init`)."),
         because="The gradient of a rare label is mostly noise. Whatever averages over more documents, or silences what "
                 "is the same in all of them, helps its rewiring; more rewiring alone does not.",
-        worked='`xe.Recipe.method("RigL", **planted, bias_init="prior", batch_size=512)` gave 40 % (head 100 %), in '
-               "ten seconds; with batches of 64 it was 19 %."),
+        worked='`xe.Recipe.method("RigL", **planted, bias_init="prior", batch_size=512)` gave 40.6 ± 0.6 % (head '
+               "100 %), in ten seconds or so; with batches of 64 it was 18.8 ± 0.6 % (mean and standard deviation over "
+               "five seeds)."),
 ]

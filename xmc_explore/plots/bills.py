@@ -116,11 +116,11 @@ def memory_by_part(dataset: str = "Amazon-3M", width: int = 768, **options: Any)
     parts = entries.pivot_table(index="method", columns="part", values="bytes", aggfunc="sum", sort=False) / GIB
     parts = parts[list(PARTS)].fillna(0)
     figure = _bars(f"Where the bytes go: {dataset}, {n_labels:,} labels", parts, "GiB")
-    sparse, dense = parts.loc["fixed fan-in, int16"], parts.loc["dense"]
+    dense, sparse, elmo = (parts.loc[name] for name in ("dense", "fixed fan-in, int16", "ELMO bfloat16"))
     return picture(figure, f"Of the {dense.sum():.3g} GiB of the dense layer {dense['weights']:.3g} are weights, and "
                            f"{dense['gradients'] + dense['moments']:.3g} their gradients and moments; fixed fan-in has "
                            f"{sparse.sum():.3g} GiB, of which logits are {sparse['logits']:.3g}, and ELMO in bfloat16 "
-                           f"{parts.loc['ELMO bfloat16'].sum():.3g}, nearly all of it weights.",
+                           f"{elmo.sum():.3g}, of which weights are {elmo['weights']:.3g}.",
                    *_in_words(parts, "GiB"))
 
 
@@ -184,7 +184,8 @@ def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
         seen = there & (size > 0.035 * total.max())  # on a smaller piece the mark would hide the next
         figure.add_scatter(x=np.where(seen, start + size / 2, np.nan), y=at, name=part, mode="markers",
                            legendgroup=part, customdata=size,  # without a mark it is in the legend all the same
-                           marker=dict(color=look.color, symbol=look.symbol, size=15),
+                           marker=dict(color=look.color, symbol=look.symbol, size=17,
+                                       line=dict(color="#ffffff", width=2)),  # it lies on its own colour
                            hovertemplate=f"{part} %{{customdata:.3g}} {unit}<extra></extra>")
         start += size
     figure.add_scatter(x=total, y=at, name="total", mode="text", textposition="middle right", showlegend=False,

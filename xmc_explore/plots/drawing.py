@@ -110,7 +110,8 @@ def line(figure: go.Figure, x: np.ndarray, y: np.ndarray, name: str, look: Look,
     """
     if row > 1:
         name += ", " + _one_line(figure.layout[f"yaxis{row}"].title.text).removesuffix(" (log scale)")
-    thin = slice(None) if len(x) <= POINTS else np.linspace(0, len(x) - 1, POINTS).astype(int)
+    thin = slice(None) if len(x) <= POINTS else np.union1d(np.linspace(0, len(x) - 1, POINTS).astype(int),
+                                                           np.flatnonzero(np.isnan(y)))
     figure.add_scatter(
         x=x[thin], y=y[thin], name=name, yaxis=f"y{row if row > 1 else ''}", legendgroup=group or name,
         showlegend=legend and not faint, line=dict(color=look.color, dash=look.dash, width=1 if faint else width),
@@ -130,7 +131,11 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
     for run in runs:
         steps, values = run.trace.history(quantity.format(run.name))
         window = max(1, smooth if smooth is not None else len(steps) // 40)
-        middle = pd.Series(values).rolling(window, center=True, min_periods=1).median().to_numpy()
+        gaps = _gaps(steps)
+        spell = np.searchsorted(gaps, np.arange(len(steps)))  # no median across a gap, and no line
+        middle = pd.Series(values).groupby(spell).rolling(window, center=True, min_periods=1).median().to_numpy()
+        steps = np.insert(steps, gaps + 1, steps[gaps] + 1)
+        values, middle = (np.insert(np.asarray(of, float), gaps + 1, np.nan) for of in (values, middle))
         if window > 1:
             line(figure, steps, values, f"{run.name} each step", run.look, row=row, group=run.group, faint=True)
         first = row == 1 and run.group not in ends
@@ -142,6 +147,12 @@ def smoothed(figure: go.Figure, runs: list[Run], quantity: str, smooth: int | No
             for group, pairs in ends.items()]
     over = f"running median over {listed(map(str, sorted(windows)))} {unit}" if max(windows) > 1 else f"all {unit}"
     return f"{over}, from the first step to the last: {listed(said)}"
+
+
+def _gaps(steps: np.ndarray) -> np.ndarray:
+    """After which places nothing was recorded for far longer than from one record to the next."""
+    apart = np.diff(steps)
+    return np.flatnonzero(apart > 3 * np.median(apart)) if len(apart) else np.zeros(0, int)
 
 
 def level(figure: go.Figure, y: float, text: str, row: int = 1) -> None:

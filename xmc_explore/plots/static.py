@@ -190,6 +190,7 @@ class _Canvas:
         mode, color, opacity = t.mode or "lines", t.line.color or t.marker.color, t.opacity
         if "lines" in mode:
             thin = np.unique(np.linspace(0, len(x) - 1, min(len(x), POINTS)).astype(int)) if len(x) else []
+            thin = np.union1d(thin, np.flatnonzero(np.isnan(y))).astype(int)  # the gaps of a line stay
             self.add("path", d=self.path(x[thin], y[thin]), fill="none", stroke=color, stroke_opacity=opacity,
                      stroke_width=t.line.width or 2, stroke_dasharray=DASHES.get(t.line.dash), stroke_linejoin="round")
         for error, axis, along in ((t.error_x, self.axes[t.xaxis or "x"], True),
@@ -204,20 +205,21 @@ class _Canvas:
         if "markers" in mode:
             most = t.marker.maxdisplayed or len(x)
             for i in np.unique(np.linspace(0, len(x) - 1, min(len(x), most)).astype(int)) if len(x) else ():
-                self.marker(x[i], y[i], t.marker.symbol, color, (t.marker.size or 8) / 2)
+                self.marker(x[i], y[i], t.marker.symbol, color, (t.marker.size or 8) / 2, t.marker.line)
         if "text" in mode:
             for at_x, at_y, text in zip(x, y, t.text, strict=True):
                 right = t.textposition == "middle right"  # else "top center"
                 self.write(at_x + 10 * right, at_y + (5 if right else -10), text, 14, "start" if right else "middle")
 
-    def marker(self, x: float, y: float, symbol: str | None, color: str, radius: float) -> None:
+    def marker(self, x: float, y: float, symbol: str | None, color: str, radius: float, rim: Any = None) -> None:
         if not (math.isfinite(x) and math.isfinite(y)):
             return
+        look = dict(fill=color, stroke=rim and rim.color, stroke_width=rim and rim.width)
         if symbol not in MARKERS:
-            return self.add("circle", cx=float(x), cy=float(y), r=float(radius), fill=color)
+            return self.add("circle", cx=float(x), cy=float(y), r=float(radius), **look)
         turned = [(math.radians(a), r * radius) for a, r in MARKERS[symbol]]
         points = " ".join(f"{x + r * math.sin(a):.1f},{y - r * math.cos(a):.1f}" for a, r in turned)
-        self.add("polygon", points=points, fill=color)
+        self.add("polygon", points=points, **look)
 
     def draw_heatmap(self, t: Any) -> None:
         """Cells as one picture with a pixel for each column and, as rows differ in height, a few hundred rows."""

@@ -70,7 +70,7 @@ CONFIG = {"showSendToCloud": False, "displaylogo": False, "responsive": True,
           "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 
 _axis = dict(gridcolor=GRID, zeroline=False, linecolor=INK, showline=True, ticks="outside", tickcolor=INK,
-             automargin=True)
+             automargin=True, separatethousands=True)  # 1,000 as in captions; plotly begins at five digits
 pio.templates["xmc_explore"] = go.layout.Template(layout=dict(
     font=dict(family="system-ui, -apple-system, 'Segoe UI', sans-serif", size=15, color=INK),
     paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", colorway=[look.color for look in RUNS],
