@@ -181,11 +181,11 @@ def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
         ends = np.stack([start, start + size, np.full(len(size), np.nan)], 1)[there].ravel()
         figure.add_scatter(x=ends, y=np.repeat(at[there], 3), name=f"{part}, bar", mode="lines", showlegend=False,
                            legendgroup=part, line=dict(color=look.color, dash="solid", width=9), hoverinfo="skip")
-        seen = there & (size > 0.035 * total.max())  # on a smaller piece the mark would hide the next
+        seen = there & (size > 0.04 * total.max())  # on a smaller piece the mark would hide the next
         figure.add_scatter(x=np.where(seen, start + size / 2, np.nan), y=at, name=part, mode="markers",
                            legendgroup=part, customdata=size,  # without a mark it is in the legend all the same
-                           marker=dict(color=look.color, symbol=look.symbol, size=17,
-                                       line=dict(color="#ffffff", width=2)),  # it lies on its own colour
+                           marker=dict(color=look.color, symbol=look.symbol, size=15,
+                                       line=dict(color="#ffffff", width=1.5)),  # it lies on its own colour
                            hovertemplate=f"{part} %{{customdata:.3g}} {unit}<extra></extra>")
         start += size
     figure.add_scatter(x=total, y=at, name="total", mode="text", textposition="middle right", showlegend=False,

@@ -224,12 +224,14 @@ def survival(trace: Trace, grown: bool = True) -> Picture:
     curves = probes.survival(lives, trace.frames[-1], _of_label(trace), grown)
     figure = panels("How long does a connection live?", ["still alive (%)"], title_text="age (training steps)",
                     hoverformat=",d", rangemode="tozero")
-    said = []
+    alike: dict[tuple[str, str], list[str]] = {}  # what is said of bins, and of which
     for name, (ages, share) in curves.items():
         line(figure, ages, 100 * share, name, BINS[name], width=3)
         below = np.flatnonzero(share < 0.5)
-        said.append(f"half of those in {name} die within {ages[below[0]]:,} steps" if len(below) else
-                    f"{percent(100 * share[-1])} of those in {name} outlive {ages[-1]:,} steps")
+        words = (("half", f"die within {ages[below[0]]:,} steps") if len(below) else
+                 (percent(100 * share[-1]), f"outlive {ages[-1]:,} steps"))
+        alike.setdefault(words, []).append(name)
+    said = [f"{many} of those in {listed(names)} {fate}" for (many, fate), names in alike.items()]
     figure.update_yaxes(rangemode="tozero")
     which = "that rewires have grown" if grown else "in all, the first ones included"
     mine = lives.born > 0 if grown else np.ones(len(lives.born), bool)
@@ -249,6 +251,7 @@ def age(trace: Trace) -> Picture:
         if np.isfinite(values[-1]):
             line(figure, steps, values, name, BINS[name], width=3)
             said.append(f"{name} {number(values[-1])}")
+    figure.update_yaxes(rangemode="tozero")
     return picture(figure, f"At step {steps[-1]:,}, after the last rewire, a connection is on average this many steps "
                            f"old: {listed(said)}.")
 

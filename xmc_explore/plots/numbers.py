@@ -53,8 +53,8 @@ def numbers(values: Mapping[str, float] | pd.Series | pd.DataFrame, title: str, 
         mark(figure, place, words)
     said = [(str(name), column.dropna()) for name, column in table.items()]
     each = [f"{name}: " + listed(f"{row} ({number(v)})" for row, v in column.items()) for name, column in said]
-    ends = [f"{name}: most {column.idxmax()} ({number(column.max())}), least {column.idxmin()} "
-            f"({number(column.min())})" for name, column in said if len(column)]
+    ends = [f"{name}: from {number(column.min())} ({column.idxmin()}) to {number(column.max())} ({column.idxmax()})"
+            for name, column in said if len(column)]
     return picture(figure, f"{'; '.join(each if everything.size <= 8 else ends)}.",
                    table.rename_axis(index=table.index.name or "of", columns=None).reset_index(),
                    f"Dots on an axis of {unit}: {'; '.join(each)}.")
