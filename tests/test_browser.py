@@ -350,6 +350,9 @@ def two_presented(opened, lab):
     lab.knob("share that is rewired").press("ArrowLeft")  # as the next test expects it
 
 
+CUT = """node => [node.querySelector('.xmc-who')].filter(line => line.scrollWidth > line.clientWidth
+    || line.scrollHeight > line.clientHeight + 1
+    || line.getBoundingClientRect().bottom > node.getBoundingClientRect().bottom).map(line => line.innerText)"""
 FADED = """([node, bins]) => node.data.every((line) =>
     (line.opacity === 0.12) === (bins.length > 0 && ["head", "torso", "tail"].includes(line.legendgroup) &&
                                  !bins.includes(line.legendgroup)))"""
@@ -373,6 +376,7 @@ def test_a_pinned_label_and_a_brushed_bin_stay_from_look_to_look_and_through_res
         expect(reads).to_contain_text(re.compile(words))
         expect(who.locator("b")).to_have_text(name)
         expect(who).to_contain_text(re.compile(score))
+        assert lab.root.locator(".xmc-words").evaluate(CUT) == []
         expect(stage).to_be_focused()  # the next key is not lost
     page.wait_for_timeout(500)
     opened.screenshot("pinned-and-brushed-presented")
@@ -804,8 +808,11 @@ def test_the_tab_is_closed_and_opened_again(two_labs):
     curves_reach(other)
     assert other.state() == "paused"
     opened.screenshot("closed-and-back")
+    assert named(lab) == NAMES
+    assert len(set(named(other))) == len(named(other)) > 0  # before its first evaluation it has no bins to name
     play_for(lab, 10)
     curves_reach(lab)
+    assert named(lab) == NAMES
     # Plotly says "_template" now and then where a curve grows while it draws them for the first time; they go on.
     assert [error for error in opened.errors if "'_template'" not in error] == []
 

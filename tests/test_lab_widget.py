@@ -644,7 +644,9 @@ def test_scrubbing_shows_what_was_recorded_and_never_trains(make):
     until(lambda: words(lab.scrubber.label) == "frame 1/5 (the start)")
     assert lab.engine.snapshot.step == 45
     until(lambda: lab.charts.figure.layout.shapes)
-    assert [shape.x0 for shape in lab.charts.figure.layout.shapes] == [0, 0]
+    assert [shape.x0 for shape in lab.charts.figure.layout.shapes] == [0] * 4
+    assert [shape.yref for shape in lab.charts.figure.layout.shapes] == [  # it ends where a panel does
+        "y domain", "y2 domain", "y3 domain", "y4 domain"]
     lab.scrubber.buttons[2].click()
     until(lambda: words(lab.scrubber.label) == "frame 2/5 (rewire at 10)")
     lab.scrubber.buttons[3].click()

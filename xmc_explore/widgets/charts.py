@@ -97,7 +97,7 @@ class Charts:
         self._keys, self._curves = self.figure.data[:2], {"A": self.figure.data[2:n + 2], "B": self.figure.data[n + 2:]}
         # of each run: which it is, and how many events of each kind are on the screen
         self._drawn: dict[str, tuple[int, dict[str, int]]] = {"A": (-1, {}), "B": (0, {})}
-        self._cursor: int | None = None
+        self._marked: tuple[int | None, bool] = None, False  # the step that is marked; are there five panels?
 
     def curve(self, line: int, run: str = "B") -> go.Scatter:
         """The curve of a position in `LINES`."""
@@ -113,11 +113,7 @@ class Charts:
                 if snapshot.other is not None:
                     self._draw("A", snapshot.other)
                 self._draw("B", snapshot)
-                if cursor != self._cursor:
-                    self.figure.layout.shapes = [] if cursor is None else [
-                        dict(type="line", x0=cursor, x1=cursor, y0=0, y1=1, xref=x, yref="paper",
-                             line=dict(color=INK, width=2, dash="dot")) for x in ("x", "x2")]
-                    self._cursor = cursor
+                self._mark(cursor)
             self._name_auxiliary()
 
     def _lay_out(self, snapshot: Snapshot, paired: bool) -> None:
@@ -131,6 +127,15 @@ class Charts:
         # On a logarithmic axis that holds nothing plotly would crowd every number there is.
         self.figure.layout.yaxis3.update(showticklabels=not nothing, showgrid=not nothing)
         self._axes(snapshot, paired)
+
+    def _mark(self, cursor: int | None) -> None:
+        """Mark a step in each panel, and not across the titles between them."""
+        if (cursor, self._budget) != self._marked:
+            panels = [] if cursor is None else ["", "2", "3", "4", *["5"] * self._budget]
+            self.figure.layout.shapes = [
+                dict(type="line", x0=cursor, x1=cursor, y0=0, y1=1, xref=f"x{panel}", yref=f"y{panel} domain",
+                     line=dict(color=INK, width=2, dash="dot")) for panel in panels]
+            self._marked = cursor, self._budget
 
     def copy(self) -> go.Figure:
         """The figure as it is, without its widget."""
