@@ -350,7 +350,7 @@ def two_presented(opened, lab):
     lab.knob("share that is rewired").press("ArrowLeft")  # as the next test expects it
 
 
-CUT = """node => [node.querySelector('.xmc-who')].filter(line => line.scrollWidth > line.clientWidth
+UNREAD = """node => [node.querySelector('.xmc-who')].filter(line => line.scrollWidth > line.clientWidth
     || line.scrollHeight > line.clientHeight + 1
     || line.getBoundingClientRect().bottom > node.getBoundingClientRect().bottom).map(line => line.innerText)"""
 FADED = """([node, bins]) => node.data.every((line) =>
@@ -376,7 +376,7 @@ def test_a_pinned_label_and_a_brushed_bin_stay_from_look_to_look_and_through_res
         expect(reads).to_contain_text(re.compile(words))
         expect(who.locator("b")).to_have_text(name)
         expect(who).to_contain_text(re.compile(score))
-        assert lab.root.locator(".xmc-words").evaluate(CUT) == []
+        assert lab.root.locator(".xmc-words").evaluate(UNREAD) == []
         expect(stage).to_be_focused()  # the next key is not lost
     page.wait_for_timeout(500)
     opened.screenshot("pinned-and-brushed-presented")
