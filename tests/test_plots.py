@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import nbformat
@@ -199,6 +200,15 @@ def test_the_table_on_the_page_is_accessible_and_short(picture):
     assert len(rows) == min(len(picture.table), ROWS) == len(table.findall("tbody/tr/th[@scope='row']"))
     thinned = f"{picture.title} ({ROWS} of {len(picture.table):,} rows, evenly spaced)"  # a title may end with "?"
     assert table.find("caption").text == (thinned if len(picture.table) > ROWS else picture.title)
+
+
+@pytest.mark.parametrize(("value", "cell"), [
+    (9228.0, "9,228"), (3326.44, "3,326.4"), (12671.6, "12,672"), (99999.7, "100,000"), (34602305424, "34,602,305,424"),
+    (-1200.0, "\N{MINUS SIGN}1,200"), (192.381, "192.38"), (999.0, "999"), (0.25, "0.25"), (np.nan, "\N{EN DASH}")])
+def test_a_table_writes_thousands_in_one_way(value, cell):
+    drawn = plots.numbers({"one": 1.0, "two": 2.0}, "Two", "ms")
+    page = replace(drawn, table=drawn.table.assign(column=value)).html()
+    assert page.count(f"<td>{cell}</td>") == 2
 
 
 def test_the_share_button_is_off_and_the_bundle_has_a_picture_to_fall_back_on(picture, monkeypatch):

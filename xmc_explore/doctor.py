@@ -181,7 +181,7 @@ def _kernels(deep: bool) -> str:
                 raise Unfit(f"backend {name!r} computes something else than the reference", f"{SETUP}, then report it")
         ran.append(name)
     unused = [f"; {name}: {backend.reason}" for name, backend in known.items() if not backend.usable]
-    return f"{' and '.join(ran)} compiled, ran, and agrees with the reference{''.join(unused)}"
+    return f"{' and '.join(ran)} compiled, ran and gave what the reference gives{''.join(unused)}"
 
 
 def _encoder(deep: bool) -> str:

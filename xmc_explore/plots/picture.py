@@ -124,4 +124,4 @@ def _cell(value: Any) -> str:
         return escape(value)
     if pd.isna(value):
         return "\N{EN DASH}"
-    return numeral(value, "," if float(value).is_integer() and abs(value) >= 1000 else ".5g")
+    return numeral(value, ",.0f" if float(value).is_integer() or abs(value) >= 1e4 else ",.5g")
