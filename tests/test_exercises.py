@@ -299,6 +299,11 @@ def test_a_wrong_prediction_is_told_how_one_gets_there(capsys):
     assert ALL["dense_gibibytes"].worked in capsys.readouterr().out
 
 
+def test_what_was_tried_is_worked_out_to_what_the_recording_holds():
+    tried = ALL["tried"]
+    assert f"about {tried.answer(xmc_explore.load_recording('planted-set')):.0f} % because" in tried.worked
+
+
 def test_a_known_trap_is_named(capsys):
     corpus = FewDocuments()
     corpus.label_frequency = np.array([30, 70])  # 70 % of the assignments, 50 % of the documents

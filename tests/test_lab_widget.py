@@ -1134,6 +1134,12 @@ def test_curves_that_would_take_too_much_room_leave_their_words(make, monkeypatc
     assert "data:image" not in page and "After 20 steps: P@1" in page and "Show as table" in page
 
 
+def test_an_encoder_without_parameters_has_no_norm_in_words_either(make):
+    lab = make(RECIPE.replace(encoder="features", hidden=30))
+    lab.run(20)
+    assert "; loss " in lab.alt.value and "norm" not in lab.alt.value
+
+
 def test_curves_are_said_in_words(make):
     lab = make()
     built(lab)

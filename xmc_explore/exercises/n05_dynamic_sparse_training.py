@@ -164,7 +164,7 @@ $$\Big| \frac{\partial \mathcal{L}}{\partial W_{lj}} \Big| = \Big| \sum_b g_{bl}
         because="In-time over-parametrisation (Liu et al., 2021): what a sparse layer can find is bounded by what it "
                 "has tried, and rewiring is a way to try much without holding much.",
         worked="16/256 is 6 %. 47 rewires of on average 15 % of that add 44 %: about 50 % if nothing came twice, and "
-               "about 42 % because a fifth did."),
+               "about 41 % because a fifth did."),
     Knob(
         name="tail_support", title="find what decides the tail", notebook="05", difficulty=4, importance=4, minutes=20,
         condition=_tail_found,

@@ -61,7 +61,7 @@ def _latest(run: str, side: Snapshot) -> str:
         if n := counted(side)[curve.kind]:
             event = side.events[curve.kind][n - 1]
             value = event.get("metrics", event).get(curve.field)
-            if value is not None and np.isfinite(value):
+            if value is not None and np.isfinite(value) and (value or curve.panel != (2, 1)):  # no norm: as above
                 values[curve.panel].append((curve.name, numeral(value, ".1f" if curve.kind == "eval" else ".3g")))
     said = [f"{PANELS[panel][0]} {', '.join(value if name == 'all' else f'{name} {value}' for name, value in pairs)}"
             for panel, pairs in values.items() if pairs]
