@@ -524,6 +524,23 @@ def test_the_painter_rests_after_what_a_paint_has_cost_but_not_from_a_hand(make,
     until(lambda: lab.canvas.tick > before and "by hand" in words(lab.message))
 
 
+@pytest.mark.parametrize(("settle", "paints"), [(PATIENCE, 1), (0.0, 2)], ids=["in time", "late"])
+def test_a_step_that_takes_its_time_is_painted_as_soon_as_it_is_done(make, monkeypatch, settle, paints):
+    monkeypatch.setattr(lab_module, "PAINTER_SHARE", 1e-9)  # a paint of its beginning would keep that of its end away
+    monkeypatch.setattr(lab_module, "BLIND_SECONDS", 0.01)
+    monkeypatch.setattr(lab_module, "SETTLE_SECONDS", settle)
+    lab = make()
+    built(lab)
+    until(lambda: lab.canvas.tick > 0)
+    time.sleep(0.1)
+    ordinary, before = lab.engine._run.step, lab.canvas.tick
+    monkeypatch.setattr(lab.engine._run, "step", lambda: (time.sleep(0.3), ordinary()))
+    lab.buttons["Step"].click()
+    assert "stepping" in words(lab.status)
+    until(lambda: lab._painted.step == 1 and lab._painted.state == "paused")
+    assert lab.canvas.tick == before + paints and "step 1 " in words(lab.status)
+
+
 def test_the_curves_wait_for_a_hand_to_rest(make, monkeypatch):
     monkeypatch.setattr(lab_module, "HAND_SECONDS", 2 * PATIENCE)
     lab = make()
@@ -735,8 +752,8 @@ def test_two_runs_side_by_side(make):
     np.testing.assert_array_equal(seen.indices, by_feature(a.connectivity(2)[seen.labels])[0])
     lab.compare.value = False
     painted(lab, lambda s: s.other is None)
-    until(lambda: not lab.charts.curve(0, "A").visible)
-    assert lab.charts.curve(1).line.dash == "dashdot" and lab.run(1).steps == 26
+    until(lambda: not lab.charts.curve(0, "A").visible and lab.charts.curve(1).line.dash == "dashdot")
+    assert lab.run(1).steps == 26
 
 
 def test_of_a_sparse_and_a_dense_run_each_shows_what_it_has(make):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -39,6 +40,7 @@ _SWIFT = ("pause", "change", "plan")  # commands that are obeyed in the middle o
 _THREADS = max(1, torch.get_num_threads() - 1)
 _STATE_STEPS, _MOST_STATES = 200, 6  # copies of the whole run, so that a branch need not start at 0
 _RATE_STEPS = 50  # the speed is that of the last so many steps
+_SWITCH_SECONDS = 0.001  # an answer changes threads four times, and waits as long for each; Python's own 5 ms are felt
 _WAY_SECONDS = 0.04  # an answer takes a good 20 ms to the page once nothing is in its way
 
 
@@ -177,6 +179,7 @@ class Engine:
         """Give the run its thread: the model is built, then commands are obeyed. A second call changes nothing."""
         with self._changed:
             if self._worker is None and self._snapshot.state != "stopped":
+                sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
                 # The thread knows the engine only weakly, so that one nobody holds any more ends its thread.
                 self._worker = threading.Thread(target=_work, args=(weakref.ref(self), self._commands),
                                                 name=THREAD_NAME, daemon=True)

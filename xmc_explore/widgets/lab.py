@@ -32,10 +32,10 @@ from .presets import BUDGET, PRESETS, PROBE_INTERVAL, preset_of
 from .scrubber import Scrubber, frame_at
 
 FRAMES_PER_SECOND = 10
-CHARTS_PER_SECOND = 2  # plotly takes the page some 50 ms each time, and no click is heard meanwhile
+CHARTS_PER_SECOND = 1  # plotly takes the page some 50 ms each time, and no click is heard meanwhile
 HAND_SECONDS = 0.3  # after a hand has moved the curves wait so long for the next move: they must not delay its answer
 PAINTER_SHARE = 0.02  # of the time, for what the painter paints unasked: a larger layer is painted more seldom
-SETTLE_SECONDS = 0.02  # a single step is then painted once, when it is done, and not when it begins
+SETTLE_SECONDS = 0.1  # a single step is then painted once, when it is done, and not when it begins
 REST_SECONDS = 0.5  # after which the picture is kept in the notebook: not after each of many single steps
 BLIND_SECONDS = 1.0  # between two paints while no browser answers
 EVAL_INTERVAL = 100
@@ -397,7 +397,8 @@ class Lab:
     def _paint_on(self) -> None:
         """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times.
 
-        What was asked for by hand overtakes a paint that was not, and a command is answered as soon as it is obeyed.
+        What was asked for by hand overtakes a paint that was not; a command is answered as soon as it is obeyed, and
+        that the run has come to rest is said as soon as it has.
         """
         asked = self._asked.is_set
         wait = partial(self.engine.wait, steps=False)
@@ -408,27 +409,28 @@ class Lab:
             if not due(self.engine.wait(due, REST_SECONDS if self._unsaved else None)):
                 self._save(self._painted)
                 continue
-            wait(lambda s: asked() or not 0 < s.to_go < float("inf"), SETTLE_SECONDS)
+            wait(lambda s: asked() or s.to_go != 1, SETTLE_SECONDS)
             by_hand = asked()
             self._asked.clear()
             snapshot, started, spent = self.engine.snapshot, time.monotonic(), time.thread_time()
             self._paint(snapshot, by_hand)
 
-            def obeyed(s: Snapshot, before: int = snapshot.handled) -> bool:
-                return s.handled > before
+            def news(s: Snapshot, before: Snapshot = snapshot) -> bool:
+                """Has a command been obeyed, or the run come to rest?"""
+                return s.handled > before.handled or before.state != s.state != "playing"
 
             def free(s: Snapshot, by_hand: bool = by_hand) -> bool:
                 """Is the browser done with this paint, or is there something that need not wait for it?"""
                 return self.canvas.seen >= self.canvas.tick or asked() and not by_hand or s.state == "stopped"
 
-            if obeyed(wait(lambda s: free(s) or obeyed(s), BLIND_SECONDS)):  # noqa: B023
+            if news(wait(lambda s: free(s) or news(s), BLIND_SECONDS)):  # noqa: B023
                 self._tell()  # a line is small: it need not wait for the browser to have drawn the rest
                 wait(free, BLIND_SECONDS)
             if self._rolling:
                 self._roll()
             spent = time.thread_time() - spent  # of this thread alone: it is the run that the others compute
             pause = max(0.0, started + max(1 / FRAMES_PER_SECOND, spent / PAINTER_SHARE) - time.monotonic())
-            wait(lambda s: asked() or obeyed(s) or s.state == "stopped", pause)  # noqa: B023
+            wait(lambda s: asked() or news(s) or s.state == "stopped", pause)  # noqa: B023
 
     def _tell(self) -> None:
         """Say in words what is so at this moment; whoever is last says the latest."""

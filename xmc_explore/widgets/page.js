@@ -107,7 +107,7 @@ function render({ model, el }) {
     nudged = performance.now();
     for (const ms of NUDGES) setTimeout(send, ms);
   }
-  const PRESSES = ["click", "keydown", "pointermove"];
+  const PRESSES = ["click", "change", "keydown", "pointermove"];
 
   views += 1;
   const move = (event) => (event.type !== "pointermove" || event.buttons) && (moved = performance.now());
