@@ -77,7 +77,7 @@ bench: setup  ## measure everything anew: layer (on a GPU too), methods, claims,
 	! $(ON_A_GPU) || $(BIN)/python -m benchmarks.triton_floor
 	for name in grouped roofline probes trace lab canvas notebook_claims; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
-render: setup  ## run every notebook, leave notebook and page in rendered/ (RENDER_ARGS="00 -p steps 50" for some)
+render: setup  ## run every notebook, leave notebook and page in rendered/ (RENDER_ARGS="00 -p steps 200" for some)
 	$(BIN)/python notebooks/render.py $(RENDER_ARGS)
 
 lint: setup  ## ruff

@@ -1,7 +1,7 @@
 """Run notebooks from top to bottom and leave each, with its outputs, in rendered/ as a notebook and as a page.
 
     python notebooks/render.py                    # all of them
-    python notebooks/render.py 00 03 -p steps 50  # those whose names start so, with a parameter set
+    python notebooks/render.py 00 01 -p steps 200  # those whose names start so, with a parameter set
     python notebooks/render.py --theme dark --out slides
 
 A page is one file that asks for nothing: figures stay interactive, formulas are MathML, no kernel and no network.

@@ -259,6 +259,7 @@ def test_long_tail_draws_every_used_label_in_its_bin(corpus):
     assert f"Of the {total:,} assignments the {head} head labels hold {share:.0f} %" in picture.caption
     assert f"at most {int(np.median(corpus.label_frequency))} training documents" in picture.caption
     assert f"and {len(corpus.label_names) - len(used)} have none" in picture.caption
+    assert picture.title.endswith("?"), "with an exponent of 0 it is not a few"
     labels = picture.table.set_index("rank")["label"]
     assert labels[1] == corpus.label_names[int(corpus.label_frequency.argmax())]
     moved = plots.long_tail(corpus, edges=(0.2, 0.9))

@@ -47,6 +47,34 @@ def test_a_page_asks_for_nothing():
     assert all("<mi>" in formula for formula in inside)  # tags with something in them, as a browser needs them
 
 
+def test_the_example_of_the_help_is_one_that_runs():
+    makefile = Path(render.__file__).resolve().parent.parent / "Makefile"
+    for words in (render.__doc__, makefile.read_text(encoding="utf-8")):
+        examples = re.findall(r"(?:RENDER_ARGS=\"|render\.py )((?:\d\d )+)-p steps (\d+)", words)
+        assert len(examples) == 1
+        for names, steps in examples:
+            asked = [FAST[name] for name in FAST if name[:2] in names.split()]
+            assert len(asked) == len(names.split()) and all(int(steps) >= fast["steps"] for fast in asked)
+
+
+def test_the_dark_pages_of_a_lecturer_do_not_replace_the_light_ones(monkeypatch, tmp_path):
+    text = (render.NOTEBOOKS / "TEACHING.md").read_text(encoding="utf-8")
+    arguments, = re.findall(r'RENDER_ARGS="([^"]*)"', text)
+    begun = []
+
+    def execute(path, result, *_, **__):
+        begun.append(result)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(render.papermill, "execute_notebook", execute)
+    monkeypatch.setattr(sys, "argv", ["render.py", *arguments.split()])
+    monkeypatch.setenv("PLOTLY_RENDERER", "notebook")
+    monkeypatch.chdir(tmp_path)  # `make` runs where rendered/ is to be
+    with pytest.raises(KeyboardInterrupt):
+        render.main()
+    assert begun == [Path("rendered/dark/00_start_here.ipynb")] and (tmp_path / begun[0]).parent.is_dir()
+
+
 def test_words_keep_their_line_and_images_are_in_the_page():
     words = nbformat.v4.new_markdown_cell('an <abbr title="what it means">word</abbr> ![all](images/laboratory.png)')
     page = render.page_of(nbformat.v4.new_notebook(cells=[words]), "light")

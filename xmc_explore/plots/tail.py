@@ -29,7 +29,7 @@ def long_tail(source: Corpus | Trace, edges: tuple[float, float] = (0.5, 0.8), z
     of_label = label_bins(frequency, edges).of_label
     order = np.argsort(-frequency, kind="stable")
     order = order[frequency[order] > 0]
-    figure = panels("A few labels hold most of the assignments", ["training documents"],
+    figure = panels("How few labels hold most of the assignments?", ["training documents"],
                     title_text="labels by frequency (rank)", **log_axis(np.array([1, len(order)])))
     figure.update_layout(yaxis=log_axis(frequency))
     rows, said, marks, end = [], [], [], 0
