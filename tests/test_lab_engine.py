@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -107,6 +108,19 @@ def test_pause_is_obeyed_before_the_next_step(make, monkeypatch):
     engine.pause()  # in the middle of step 1
     go_on.set()
     assert wait(engine, lambda s: s.state == "paused" and s.step > 0).step == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is a thread's own on Linux alone")
+def test_the_run_is_nicer_than_the_threads_that_answer_and_changes_places_with_them_often(make):
+    def of_thread(name: str) -> int:
+        return next(os.getpriority(os.PRIO_PROCESS, t.native_id) for t in threading.enumerate() if t.name == name)
+
+    before = of_thread("MainThread")
+    engine = make()
+    engine.start()
+    engine.wait(lambda s: s.state == "paused", PATIENCE)
+    assert of_thread("MainThread") == before and of_thread(THREAD_NAME) == min(before + 5, 19)
+    assert sys.getswitchinterval() <= 0.001
 
 
 def test_no_step_begins_while_a_hand_is_answered_but_commands_are_obeyed(make, monkeypatch):

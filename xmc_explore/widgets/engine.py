@@ -6,6 +6,7 @@ No widget in here: the laboratory draws it, tests and papermill drive it without
 from __future__ import annotations
 
 import atexit
+import os
 import queue
 import sys
 import threading
@@ -41,6 +42,7 @@ _THREADS = max(1, torch.get_num_threads() - 1)
 _STATE_STEPS, _MOST_STATES = 200, 6  # copies of the whole run, so that a branch need not start at 0
 _RATE_STEPS = 50  # the speed is that of the last so many steps
 _SWITCH_SECONDS = 0.001  # an answer changes threads four times, and waits as long for each; Python's own 5 ms are felt
+_NICE = 5  # the kernel's other threads and the browser have a core before the run does, where there are too few
 _WAY_SECONDS = 0.04  # an answer takes a good 20 ms to the page once nothing is in its way
 
 
@@ -654,6 +656,9 @@ def _settings() -> Iterator[None]:
 
 def _work(reference: weakref.ref[Engine], commands: queue.SimpleQueue) -> None:
     """The thread: commands first, then steps."""
+    if sys.platform == "linux":  # where niceness is a thread's own
+        nice = os.getpriority(os.PRIO_PROCESS, 0) + _NICE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(nice, 19))
     command = commands.get()
     with _settings():
         while command is not _STOP:
