@@ -152,6 +152,7 @@ def test_every_figure_says_in_words_what_it_shows(picture):
     assert numbers(picture.caption), "no number in the caption"
     assert picture.caption.endswith(".") and not re.search(r"[.?] [A-Z]", picture.caption), "not one sentence"
     assert "nan" not in (picture.caption + picture.alt).lower()
+    assert not re.search(r"\.\d{8}", picture.caption + picture.alt), "a number that nobody rounded"
     assert len(picture.table) and not picture.table.columns.duplicated().any()
 
 

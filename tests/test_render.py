@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import nbformat
@@ -139,8 +140,8 @@ def test_a_page_lives_without_kernel_and_network(browser, tmp_path, name):
             figure = page.locator(".js-plotly-plot .nsewdrag").first
             figure.scroll_into_view_if_needed()
             box = figure.bounding_box()
-            for part in (0.2, 0.35, 0.5, 0.65, 0.8):  # somewhere there is something to point at
-                page.mouse.move(box["x"] + part * box["width"], box["y"] + 0.5 * box["height"], steps=3)
+            for across, down in product((0.2, 0.35, 0.5, 0.65, 0.8), (0.5, 0.25)):  # between two bars there is nothing
+                page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"], steps=3)
                 if page.locator(".js-plotly-plot .hoverlayer text").count():
                     break
             assert page.locator(".js-plotly-plot .hoverlayer text").count() > 0

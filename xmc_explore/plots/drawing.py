@@ -241,7 +241,7 @@ def _description(figure: go.Figure) -> str:
                         f"lowest {number(y.min())}, highest {number(y.max())}")
     x = np.concatenate([t.x for t in figure.data])
     return (f"Line chart of {listed(_one_line(axis.title.text) for axis in figure.select_yaxes())} over "
-            f"{figure.layout.xaxis.title.text}, {x.min():,} to {x.max():,}: {'; '.join(said)}.")
+            f"{figure.layout.xaxis.title.text}, {number(x.min())} to {number(x.max())}: {'; '.join(said)}.")
 
 
 def _one_line(text: str) -> str:
