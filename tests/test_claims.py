@@ -86,6 +86,12 @@ def test_a_student_is_told_what_the_numbers_say(table):
     assert "Nothing was measured" in xe.claims.paper_says({"larger": float("nan")}).rows[0]["verdict"]
 
 
+def test_a_race_that_lies_outside_may_have_had_other_programs_beside_it():
+    known = claims.known()
+    assert "other programs at work" in claims.verdict(known["layer-step"], known["layer-step"]["one_high"] + 1)
+    assert "other programs" not in claims.verdict(known["sparse-loses"], known["sparse-loses"]["one_high"] + 1)
+
+
 def test_unknown_claims_are_refused(table):
     with pytest.raises(KeyError, match="did you mean 'larger'"):
         xe.claims.paper_says({"largr": 1.0})

@@ -93,5 +93,6 @@ def verdict(claim: Mapping[str, Any], number: float) -> str:
         return "Nothing was measured."
     own = "Your run agrees." if number > 0 else "Your run does not show it."
     if not claim["one_low"] - ROUNDING <= number <= claim["one_high"] + ROUNDING:
-        own += " It lies outside of what such runs gave: other settings, another machine, or one throw in twenty."
+        busy = "other programs at work, or " if claim.get("runs") == "races" else "or "
+        own += f" It lies outside of what such runs gave: other settings, another machine, {busy}one throw in twenty."
     return f"{own} Over all {claim.get('runs', 'seeds')} {_OVERALL[claim['verdict']]}."
