@@ -140,7 +140,7 @@ def test_a_page_lives_without_kernel_and_network(browser, tmp_path, name):
             figure = page.locator(".js-plotly-plot .nsewdrag").first
             figure.scroll_into_view_if_needed()
             box = figure.bounding_box()
-            for across, down in product((0.2, 0.35, 0.5, 0.65, 0.8), (0.5, 0.25)):  # between two bars there is nothing
+            for across, down in product((0.2, 0.35, 0.5, 0.65, 0.8), (0.5, 0.25)):  # two bars have nothing between them
                 page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"], steps=3)
                 if page.locator(".js-plotly-plot .hoverlayer text").count():
                     break

@@ -178,15 +178,20 @@ def _bars(title: str, parts: pd.DataFrame, unit: str) -> go.Figure:
         there = size > 0
         if not there.any():
             continue
-        ends = np.stack([start, start + size, np.full(len(size), np.nan)], 1)[there].ravel()
-        figure.add_scatter(x=ends, y=np.repeat(at[there], 3), name=f"{part}, bar", mode="lines", showlegend=False,
-                           legendgroup=part, line=dict(color=look.color, dash="solid", width=9), hoverinfo="skip")
+        # A line answers to the mouse at its points alone, so a bar has them all along, and is told wherever it is met.
+        along = [np.append(np.linspace(a, a + s, 2 + int(s / (0.02 * total.max()))), np.nan)
+                 for a, s in zip(start[there], size[there], strict=True)]
+        points = [len(x) for x in along]
+        told = f"{part} %{{customdata:.3g}} {unit}<extra></extra>"
+        figure.add_scatter(x=np.concatenate(along), y=np.repeat(at[there], points), name=f"{part}, bar", mode="lines",
+                           customdata=np.repeat(size[there], points), hovertemplate=told, showlegend=False,
+                           legendgroup=part, line=dict(color=look.color, dash="solid", width=9))
         seen = there & (size > 0.04 * total.max())  # on a smaller piece the mark would hide the next
         figure.add_scatter(x=np.where(seen, start + size / 2, np.nan), y=at, name=part, mode="markers",
                            legendgroup=part, customdata=size,  # without a mark it is in the legend all the same
                            marker=dict(color=look.color, symbol=look.symbol, size=15,
                                        line=dict(color="#ffffff", width=1.5)),  # it lies on its own colour
-                           hovertemplate=f"{part} %{{customdata:.3g}} {unit}<extra></extra>")
+                           hovertemplate=told)
         start += size
     figure.add_scatter(x=total, y=at, name="total", mode="text", textposition="middle right", showlegend=False,
                        text=[f"\N{NO-BREAK SPACE}{v:.3g} {unit}" for v in total], hoverinfo="skip",
