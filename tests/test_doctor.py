@@ -17,6 +17,7 @@ import torch
 
 import xmc_explore as xe
 from xmc_explore import doctor
+from xmc_explore.corpora import calls
 from xmc_explore.layers import backends
 
 ON_THIS_MACHINE = {"cache", "memory", "triton"}  # what no installation of ours decides
@@ -170,6 +171,21 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XMC_EXPLORE_CACHE", str(in_the_way))
     check = line(monkeypatch, "cache")
     assert not check.ok and str(in_the_way) in check.text and "set XMC_EXPLORE_CACHE" in check.text
+
+
+def test_a_shared_cache_for_reading_is_ok_as_long_as_it_has_what_is_read(monkeypatch, tmp_path):
+    def refused(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setenv("XMC_EXPLORE_CACHE", str(tmp_path))
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refused)
+    check = line(monkeypatch, "cache")
+    assert not check.ok and f"torch {torch.__version__}" in check.text.split("(Permission denied), and it lacks ")[1]
+    assert "-> have its owner load the corpus `calls`, or set XMC_EXPLORE_CACHE" in check.text
+    for source in calls._installed(calls.SIZES["calls"])[0]:
+        calls._entry(source, None).touch()
+    check = line(monkeypatch, "cache")
+    assert check.ok and str(tmp_path) in check.text and "for reading only" in check.text
 
 
 def test_a_new_cache_folder_is_made_and_left_empty(monkeypatch, tmp_path):

@@ -215,6 +215,7 @@ def _encoder(deep: bool) -> str:
 
 def _cache(deep: bool) -> str:
     from .corpora.cache import cache_dir
+    from .corpora.calls import not_cached
 
     folder = Path(cache_dir())
     elsewhere = "set XMC_EXPLORE_CACHE to a folder you can write to, on a disk with room"
@@ -222,8 +223,13 @@ def _cache(deep: bool) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0" * 4096)
-    except OSError as error:
-        raise Unfit(f"cannot write to {folder} ({error.strerror})", elsewhere) from error
+    except OSError as error:  # a class may share one that its owner alone writes to
+        lacking = not_cached()
+        if not lacking:
+            return f"{folder}, for reading only, holds what `calls` needs"
+        lacks = f", and it lacks {', '.join(lacking)}" if folder.is_dir() else ""
+        raise Unfit(f"cannot write to {folder} ({error.strerror}){lacks}",
+                    "have its owner load the corpus `calls`, or " * bool(lacks) + elsewhere) from error
     free = shutil.disk_usage(folder).free
     if free < MIN_DISK:
         raise Unfit(f"{folder} has {_size(free)} left, less than {_size(MIN_DISK)}", elsewhere)

@@ -99,6 +99,12 @@ def load_calls(name: str = "calls", *, min_uses: int = 5, cache: Path | None = N
     return Corpus(name, train, test, label_names, source)
 
 
+def not_cached(name: str = "calls", cache: Path | None = None) -> list[str]:
+    """Packages that `load_calls` would have to read, as `cache` (default `cache_dir()`) lacks their entry."""
+    sources, _ = _installed(SIZES[name])
+    return [f"{s.name} {s.version}" for s in sources if not _entry(s, cache).exists()]
+
+
 @dataclass(frozen=True)
 class _Source:
     name: str
@@ -148,10 +154,14 @@ def _given(roots: Mapping[str, str | Path]) -> list[_Source]:
     return sources
 
 
+def _entry(source: _Source, cache: Path | None) -> Path:
+    return entry_path(f"calls-{source.name}", {"builder": _BUILDER, "python": platform.python_version(),
+                                               "package": source.name, "version": source.version}, cache)
+
+
 def _parsed(sources: list[_Source], cache: Path | None, progress: bool) -> list[dict]:
     """Per source: its functions' texts, place in the split, and names called, out of the cache or freshly parsed."""
-    paths = [entry_path(f"calls-{s.name}", {"builder": _BUILDER, "python": platform.python_version(),
-                                           "package": s.name, "version": s.version}, cache) for s in sources]
+    paths = [_entry(s, cache) for s in sources]
     parsed = [load_arrays(path, expected=_PARTS) for path in paths]
     missing = [i for i, entry in enumerate(parsed) if entry is None]
     jobs = [(i, str(file)) for i in missing for file in sources[i].files]
