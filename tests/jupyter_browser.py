@@ -142,7 +142,7 @@ class Opened:
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("websocket", lambda socket: self.requests.append(socket.url))
         page.on("console", lambda said: said.type == "error" and self.errors.append(said.text))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self.errors.append(error.stack or str(error)))
         page.goto(self.address)
         expect(page.locator(".jp-Notebook .jp-CodeCell").first).to_be_visible(timeout=60_000)
         expect(page.locator(".jp-Toolbar-kernelName")).not_to_have_text("No Kernel", timeout=60_000)

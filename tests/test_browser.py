@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -813,8 +814,11 @@ def test_the_tab_is_closed_and_opened_again(two_labs):
     play_for(lab, 10)
     curves_reach(lab)
     assert named(lab) == NAMES
-    # Plotly says "_template" now and then where a curve grows while it draws them for the first time; they go on.
-    assert [error for error in opened.errors if "'_template'" not in error] == []
+    # Plotly said "_template" once, on a busy machine, as it does where an axis that it has not drawn gets a range
+    # (not in 40 returns since then). Should it come again, the warning says from where.
+    for error in opened.errors:
+        assert "'_template'" in error
+        warnings.warn(error, stacklevel=1)
 
 
 def test_no_thread_stays(two_labs):
