@@ -1,8 +1,9 @@
 """The laboratory in JupyterLab in Chromium on one machine: how fast it answers, what it sends, what it costs.
 
-    python -m benchmarks.lab
+    python -m benchmarks.lab [--only controls]
 
-Writes results/lab.csv and results/lab.md. Needs the extra `test` and a browser.
+Writes results/lab.csv and results/lab.md; `--only` measures one part anew and keeps the others. Needs the
+extra `test` and a browser.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.machine import write
+from benchmarks.machine import RESULTS, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -307,58 +310,95 @@ def openings(browser, server, cells: tuple[str, ...], times: int) -> list[tuple[
     return took
 
 
-def in_browser() -> list[dict]:
-    from jupyter_browser import LabView, jupyter_lab, open_notebook, write_notebook
-    from playwright.sync_api import expect, sync_playwright
+def of_openings(browser, server) -> list[dict]:
+    """How soon a laboratory is there, and can train."""
+    took = {kernel: openings(browser, server, cells, OPENINGS)
+            for kernel, cells in (("a figure drawn before", DRAWN), ("fresh kernel", CELLS))}
+    return [row(f"seconds from Run until {until}, {kernel}", list(seconds), most)
+            for kernel, pairs in took.items()
+            for until, most, seconds in zip(("the laboratory is on the screen", "it can train"), (5, None),
+                                            zip(*pairs, strict=True), strict=True)]
+
+
+def of_controls(browser, server) -> list[dict]:
+    """What a laboratory answers, how fast it trains and what it sends."""
+    from jupyter_browser import LabView, open_notebook, write_notebook
+    from playwright.sync_api import expect
+
+    folder = Path(server.folder)
+    name = write_notebook(folder / "bench.ipynb", *CELLS)
+    with open_notebook(browser, server, name, script=TRAFFIC) as opened:
+        shown(opened)
+        lab = LabView(opened.page)
+        lab.press("Play")
+        lab.wait_for_step(60)
+        rows = flow(lab, "one run")
+        lab.wait_for_step(600)  # some frames to scrub through
+        rows += of_swift_controls(lab) + of_slow_controls(lab)
+        lab.press("A|B")
+        expect(lab.status).to_have_attribute("data-other-step", re.compile(r"\d"))
+        lab.wait_for_state("paused")
+        lab.press("Play")
+        lab.wait_for_step(60)
+        rows += flow(lab, "two runs")
+        lab.press("Pause")
+        rows += [row("errors in the browser's console", [len(opened.errors)]) | met("0", *2 * [not opened.errors])]
+    server.end_kernel(name)
+    name = write_notebook(folder / "wide.ipynb", WIDE)
+    with open_notebook(browser, server, name) as opened:
+        opened.toggle_sidebar()
+        opened.run_all()
+        lab = LabView(opened.page)
+        lab.wait_for_state("paused", timeout=120_000)
+        lab.press("Play")
+        lab.wait_for_step(60)
+        lab.press("Pause")
+        lab.wait_for_state("paused")
+        rows += [row("ms from the scrubber to another picture of 5,000 x 768, paused", scrub(lab, 10), 100)]
+    server.end_kernel(name)
+    return rows
+
+
+def in_browser(measure: Callable[..., list[dict]]) -> list[dict]:
+    """What is measured with a browser and a JupyterLab."""
+    from jupyter_browser import jupyter_lab
+    from playwright.sync_api import sync_playwright
 
     from xmc_explore.doctor import find_browser
 
     with tempfile.TemporaryDirectory() as folder, jupyter_lab(Path(folder)) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox"])
-        took, drawn = openings(browser, server, CELLS, OPENINGS - 1), openings(browser, server, DRAWN, OPENINGS)
-        name = write_notebook(Path(folder) / "bench.ipynb", *CELLS)
-        with open_notebook(browser, server, name, script=TRAFFIC) as opened:
-            took.append(shown(opened))
-            rows = [row(f"seconds from Run until {until}, {kernel}", list(seconds), most)
-                    for kernel, pairs in (("a figure drawn before", drawn), ("fresh kernel", took))
-                    for until, most, seconds in zip(("the laboratory is on the screen", "it can train"), (5, None),
-                                                    zip(*pairs, strict=True), strict=True)]
-            lab = LabView(opened.page)
-            lab.press("Play")
-            lab.wait_for_step(60)
-            rows += flow(lab, "one run")
-            lab.wait_for_step(600)  # some frames to scrub through
-            rows += of_swift_controls(lab) + of_slow_controls(lab)
-            lab.press("A|B")
-            expect(lab.status).to_have_attribute("data-other-step", re.compile(r"\d"))
-            lab.wait_for_state("paused")
-            lab.press("Play")
-            lab.wait_for_step(60)
-            rows += flow(lab, "two runs")
-            lab.press("Pause")
-            rows += [row("errors in the browser's console", [len(opened.errors)]) | met("0", *2 * [not opened.errors])]
-        server.end_kernel(name)
-        name = write_notebook(Path(folder) / "wide.ipynb", WIDE)
-        with open_notebook(browser, server, name) as opened:
-            opened.toggle_sidebar()
-            opened.run_all()
-            lab = LabView(opened.page)
-            lab.wait_for_state("paused", timeout=120_000)
-            lab.press("Play")
-            lab.wait_for_step(60)
-            lab.press("Pause")
-            lab.wait_for_state("paused")
-            rows += [row("ms from the scrubber to another picture of 5,000 x 768, paused", scrub(lab, 10), 100)]
+        rows = measure(browser, server)
         browser.close()
     return rows
 
 
+PARTS: dict[str, Callable[[], list[dict]]] = {
+    "painter": in_kernel, "openings": partial(in_browser, of_openings), "controls": partial(in_browser, of_controls)}
+
+
+def measured(parts: Sequence[str]) -> pd.DataFrame:
+    """The table, with these parts measured anew and the others as results/lab.csv has them."""
+    path = RESULTS / "lab.csv"
+    kept = pd.read_csv(path, keep_default_na=False) if set(parts) < set(PARTS) else pd.DataFrame(columns=["part"])
+    tables = []
+    for part, measure in PARTS.items():
+        if part in parts:
+            since = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+            tables.append(pd.DataFrame(measure()).assign(part=part, measured=since))
+        else:
+            tables.append(kept[kept["part"] == part])
+    return pd.concat(tables)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
-    rows = in_kernel() + in_browser()
-    write("lab", "The laboratory: control to picture, speed, what it sends", pd.DataFrame(rows), [
-        "command: python -m benchmarks.lab",
+    parser.add_argument("--only", action="append", choices=PARTS, metavar="PART",
+                        help=f"measure one part anew and keep the others: {', '.join(PARTS)}")
+    table = measured(parser.parse_args().only or list(PARTS))
+    write("lab", "The laboratory: control to picture, speed, what it sends", table, [
+        "command: python -m benchmarks.lab, --only for a part by itself; each part is measured in one go, from the "
+        "time (UTC) in the last column on, and the load above is that after the part that was measured last",
         "p95: what 95 % of the tries do not exceed (of fewer than 20, the worst), for steps/s: what 95 % reach",
         "each control with a real mouse or key, a list from the choice of its entry; milliseconds are the page's own: "
         "from the time stamp of the press (of a mouse: of its release, on which a button acts) to the animation frame "
