@@ -297,12 +297,12 @@ def shown(opened) -> tuple[float, float]:
     return there, time.perf_counter() - started
 
 
-def openings(browser, server, cells: tuple[str, ...], times: int) -> list[tuple[float, float]]:
-    """What `shown` says of as many kernels."""
+def openings(browser, server, cells: tuple[str, ...]) -> list[tuple[float, float]]:
+    """What `shown` says, each time of another kernel."""
     from jupyter_browser import open_notebook, write_notebook
 
     took = []
-    for i in range(times):
+    for i in range(OPENINGS):
         name = write_notebook(Path(server.folder) / f"opening-{i}.ipynb", *cells)
         with open_notebook(browser, server, name) as opened:
             took.append(shown(opened))
@@ -312,7 +312,7 @@ def openings(browser, server, cells: tuple[str, ...], times: int) -> list[tuple[
 
 def of_openings(browser, server) -> list[dict]:
     """How soon a laboratory is there, and can train."""
-    took = {kernel: openings(browser, server, cells, OPENINGS)
+    took = {kernel: openings(browser, server, cells)
             for kernel, cells in (("a figure drawn before", DRAWN), ("fresh kernel", CELLS))}
     return [row(f"seconds from Run until {until}, {kernel}", list(seconds), most)
             for kernel, pairs in took.items()

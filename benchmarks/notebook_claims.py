@@ -149,10 +149,10 @@ def walk(number: int) -> list[dict[str, Any]]:
              "sorted stores of dx": segment.stored["partial"] / size}]
 
 
-def on_planted(setting: str, method: str, number: int, options: dict[str, Any]) -> dict[str, Any]:
+def on_planted(corpus: Any, setting: str, method: str, number: int, options: dict[str, Any]) -> dict[str, Any]:
     """A run on planted data: P@1, and what is found of the features that decide a label, in %."""
     recipe = xe.Recipe.method(method, seed=number, **{**PLANTED, **options})
-    trace = xe.train(xe.load_corpus("planted"), recipe, steps=PLANTED_STEPS, progress=False)
+    trace = xe.train(corpus, recipe, steps=PLANTED_STEPS, progress=False)
     last = (trace.events["rewire"] or [{}])[-1]
     return {"setting": setting, "P@1": trace.metrics("test")["P@1"],
             **{key: 100 * last[key] for key in ("found/head", "found/tail") if key in last}}
@@ -160,12 +160,16 @@ def on_planted(setting: str, method: str, number: int, options: dict[str, Any]) 
 
 def planted(number: int) -> list[dict[str, Any]]:
     """The runs of notebook 05 on planted data."""
-    return [on_planted(f"planted: {name}", method, number, options) for name, (method, options) in ON_PLANTED.items()]
+    corpus = xe.load_corpus("planted")
+    return [on_planted(corpus, f"planted: {name}", method, number, options)
+            for name, (method, options) in ON_PLANTED.items()]
 
 
 def tail_support(number: int) -> list[dict[str, Any]]:
     """The recipe that solves notebook 05's exercise of this name, and the same with its usual batch."""
-    return [on_planted(f"tail support: {name}", "RigL", number, options) for name, options in FOR_THE_TAIL.items()]
+    corpus = xe.load_corpus("planted")
+    return [on_planted(corpus, f"tail support: {name}", "RigL", number, options)
+            for name, options in FOR_THE_TAIL.items()]
 
 
 def features(number: int) -> list[dict[str, Any]]:
