@@ -30,7 +30,8 @@ from xmc_explore.training import TrainingError
 from xmc_explore.widgets import guarded, sharing
 from xmc_explore.widgets import lab as lab_module
 from xmc_explore.widgets.charts import LINES, MOST_POINTS, Charts, points
-from xmc_explore.widgets.engine import Engine
+from xmc_explore.widgets.curves import described
+from xmc_explore.widgets.engine import Engine, Snapshot
 from xmc_explore.widgets.knobs import LIVE_KNOBS
 from xmc_explore.widgets.lab import PRESENTED_TYPE, Lab
 from xmc_explore.widgets.presets import PRESETS
@@ -1118,6 +1119,27 @@ def curves_in(page: str) -> list[str]:
     return [base64.b64decode(data).decode() for data in re.findall(r'src="data:image/svg[^,]+,([^"]+)"', page)]
 
 
+def test_to_show_it_is_not_to_write_it_out(make, monkeypatch):
+    """The painter is at work by then, and a figure that changes cannot be written out."""
+    lab, shown = make(), []
+    monkeypatch.setattr(ipywidgets.Widget, "__repr__", lambda self: pytest.fail("all of it is written out"))
+    monkeypatch.setattr(lab_module, "display", lambda data, **_: shown.append(data))
+    lab._ipython_display_()
+    assert shown[0] == {"text/plain": "", "application/vnd.jupyter.widget-view+json": {
+        "version_major": 2, "version_minor": 0, "model_id": lab.widget.model_id}}
+
+
+def test_the_figure_is_not_written_out_while_it_is_drawn():
+    charts, said = Charts(), []
+    reader = threading.Thread(target=lambda: said.append(repr(charts.figure)), daemon=True)
+    with charts.figure.drawing:
+        reader.start()
+        reader.join(0.5)
+        assert not said
+    reader.join(PATIENCE)
+    assert said[0].startswith("BareFigure")
+
+
 @pytest.mark.parametrize("method", ["SET", "dense"])
 def test_a_saved_notebook_keeps_the_curves(make, method):
     lab = make(xe.Recipe.method(method, encoder="bag", hidden=16, fan_in=4, warmup=5, eval_interval=10, batch_size=16))
@@ -1149,6 +1171,12 @@ def test_curves_that_would_take_too_much_room_leave_their_words(make, monkeypatc
     monkeypatch.setattr(lab_module, "MOST_KEPT", 4000)
     page = kept_by(lab)
     assert "data:image" not in page and "After 20 steps: P@1" in page and "Show as table" in page
+
+
+def test_a_large_loss_is_said_as_in_captions():
+    event = {"step": 1, "main": 11834.5, "grad": 0.25}
+    said = described(Snapshot(step=1, records=1, events={"step": [event]}))
+    assert said == "After 1 step: loss 11,834; encoder gradient norm 0.25."
 
 
 def test_an_encoder_without_parameters_has_no_norm_in_words_either(make):

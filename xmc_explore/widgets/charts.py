@@ -41,7 +41,7 @@ LINES = (
 AUXILIARY_LOSS = 1  # where it is in LINES
 TITLES = ("loss", "P@1 and its parts, %", "encoder gradient norm", "recall@5, %",  # row by row
           "who pushes the encoder")
-PRESENTED_TITLES = ("loss", "P@1 in parts, %", "gradient norm", "recall@5, %", "who pushes: share")
+PRESENTED_TITLES = ("loss", "P@1 in parts, %", "gradient norm", "recall@5, %", "who pushes")
 # Where the panels of each column stand, from top to bottom; the budget of the gradient has one once it was probed.
 TWO, THREE = ((0.58, 1.0), (0.0, 0.42)), ((0.74, 1.0), (0.38, 0.62), (0.0, 0.26))
 TITLE_GAP = 0.01

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..plots import Picture, method_of
-from ..plots.drawing import STEP, line, listed, log_if_wide, panels, picture
-from ..wording import numeral
+from ..plots.drawing import STEP, line, listed, log_if_wide, number, panels, picture, plain
 from .charts import LINES, LOOKS, RUN_DASH, counted, points
 from .engine import Snapshot
 
@@ -62,11 +61,12 @@ def _latest(run: str, side: Snapshot) -> str:
             event = side.events[curve.kind][n - 1]
             value = event.get("metrics", event).get(curve.field)
             if value is not None and np.isfinite(value) and (value or curve.panel != (2, 1)):  # no norm: as above
-                values[curve.panel].append((curve.name, numeral(value, ".1f" if curve.kind == "eval" else ".3g")))
+                values[curve.panel].append((curve.name, plain(value) if curve.kind == "eval" else number(value)))
     said = [f"{PANELS[panel][0]} {', '.join(value if name == 'all' else f'{name} {value}' for name, value in pairs)}"
             for panel, pairs in values.items() if pairs]
-    after = f"After {side.step:,} steps" if run == "B" and side.other is None else \
-        f"Run {run}, {method_of(side.recipe)}, after {side.step:,} steps"
+    alone = run == "B" and side.other is None
+    after = ("After" if alone else f"Run {run}, {method_of(side.recipe)}, after") + f" {side.step:,} step"
+    after += "s" * (side.step != 1)
     return f"{after}: {'; '.join(said)}." if said else f"{after} there is no curve yet."
 
 

@@ -63,6 +63,11 @@ class Figure(Guarded, go.FigureWidget):
                 self._trait_values |= deepcopy({"_widget_data": self._data, "_widget_layout": self._layout_obj._props})
         return super().get_state(key, drop_defaults)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What plotly's own `repr`, copies and exports are made from."""
+        with self.drawing:
+            return super().to_dict()
+
     def say_again(self) -> None:
         """Draw all of it on a page that has drawn an empty figure, or what it was told when it was opened again."""
         with self.drawing:

@@ -92,8 +92,11 @@ _STYLE = """<style>
 
 
 def live(widget: W.Widget) -> dict[str, Any]:
-    """What is put out of a widget right before what stands in for it."""
-    return {**widget._repr_mimebundle_(), "text/plain": ""}
+    """What is put out of a widget right before what stands in for it.
+
+    Jupyter would write out all that it is made of as well, for a text of 110 letters, while another thread draws on it.
+    """
+    return {"application/vnd.jupyter.widget-view+json": widget.get_view_spec(), "text/plain": ""}
 
 
 MOST_KEPT = 150_000  # bytes of a picture: a notebook keeps it for as long as it exists
