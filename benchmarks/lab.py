@@ -38,7 +38,7 @@ corpus = xe.load_corpus("planted", n_labels=5000, n_features=768, n_train=4000, 
 lab = xe.Lab(corpus, xe.Recipe(encoder="features", fan_in=32, rewire_interval=2, warmup=5, eval_interval=100_000),
              steps=100_000)
 lab"""
-OPENINGS = 5  # of either kind, each in a kernel and a browser profile of its own
+OPENINGS = 20  # of either kind, each in a kernel and a browser profile of its own
 TRIES, SLOW_TRIES = 24, 20  # of each control; of those that build a model
 SECONDS = 10.0  # of training, to count steps and bytes
 PAIRS, TURN = 160, 60  # pairs of turns, with the painter and without; steps of a turn

@@ -170,7 +170,11 @@ class Opened:
         expect(cell.locator(".jp-InputPrompt")).not_to_have_text(before)
 
     def wait_until_idle(self, timeout: float = 120_000) -> None:
-        """Wait until the kernel is there and has nothing more to run."""
+        """Wait until the kernel is there and has nothing more to run.
+
+        The kernel calls itself idle until it has taken up what was sent: the cells say first that nothing waits.
+        """
+        expect(self.page.locator(".jp-InputPrompt").get_by_text("[*]:")).to_have_count(0, timeout=timeout)
         expect(self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").first).to_be_visible(
             timeout=timeout)
 
