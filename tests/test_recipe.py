@@ -29,10 +29,11 @@ def test_amazon_670k_as_published():
 
 @pytest.mark.parametrize("options, words", [
     (dict(fan_in=0), "fan_in must be at least 1; got 0"),
-    (dict(fan_in=2.5), "fan_in must be of type int; got 2.5"),
+    (dict(fan_in=2.5), "fan_in must be of type int, such as 8; got 2.5"),
     (dict(rewire_fraction=1.2), "rewire_fraction must be between 0 and 1; got 1.2"),
     (dict(output="masked"), "output='masked'; choose one of"),
     (dict(reset_moments=1), "reset_moments must be of type bool"),
+    (dict(probes=("budget",)), "probes must be of type str, such as 'budget,twin,snr'; got "),
     (dict(seed=True), "seed must be of type int"),
     (dict(output_lr=-1.0), "output_lr must be at least 0"),
     (dict(output_lr=float("nan")), "output_lr must be at least 0"),

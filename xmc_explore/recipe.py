@@ -135,7 +135,7 @@ class Recipe:
             value = getattr(self, f.name)
             kind = {"str": str, "int": int, "float": (int, float), "bool": bool}[f.type]
             if not isinstance(value, kind) or (f.type != "bool" and isinstance(value, bool)):
-                raise ValueError(f"Recipe: {f.name} must be of type {f.type}; got {value!r}")
+                raise ValueError(f"Recipe: {f.name} must be of type {f.type}, such as {f.default!r}; got {value!r}")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"Recipe: {name}={getattr(self, name)!r}; choose one of {allowed}")
