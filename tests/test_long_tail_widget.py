@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from corpus_for_tests import tiny_corpus
+from ipywidgets import Widget
 from ipywidgets.widgets.widget import _instances as live_widgets
 from jupyter_browser import jupyter_lab, open_notebook, write_notebook
 from playwright.sync_api import Locator, expect
@@ -152,11 +153,14 @@ def test_no_page_is_told_of_the_cloud(view):
     assert view._figure._config["showSendToCloud"] is False
 
 
-def test_what_a_page_hears_first_has_no_cloud(monkeypatch):
+def test_what_a_page_hears_first_is_all_of_it_and_has_no_cloud(view, monkeypatch):
     first = []
-    monkeypatch.setattr(BareFigure, "open", lambda figure: first.append(figure.get_state("_config")))
-    BareFigure()
-    assert first[0]["_config"]["showSendToCloud"] is False and first[0]["_config"]["displayModeBar"] is False
+    monkeypatch.setattr(Widget, "open", lambda widget: first.append(widget.get_state()))
+    BareFigure(view._figure)
+    (state,) = [state for state in first if "_widget_data" in state]
+    assert state["_config"]["showSendToCloud"] is False and state["_config"]["displayModeBar"] is False
+    assert [line["type"] for line in state["_widget_data"]] == [line.type for line in view._figure.data]
+    assert state["_widget_layout"]["title"]["text"] == view._figure.layout.title.text
 
 
 def test_close_leaves_no_widget(trace):

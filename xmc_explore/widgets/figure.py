@@ -23,22 +23,27 @@ class Figure(Guarded, go.FigureWidget):
 
     def __init__(self, *args: Any, **options: Any):
         self._own: dict[str, float] = {}  # opacity of a line
-        self._told = False  # has a page asked for all of it?
+        self._made = False
         super().__init__(*args, **options)
+        self._made = True
+        self.open()
+
+    def open(self) -> None:
+        """Tell the page of it when all of it is there.
+
+        Plotly would tell of an empty figure and say its curves in a message after that, which a busy page may miss.
+        """
+        if self._made:
+            super().open()
 
     # After each drawing the page sends back all that plotly has worked out; Jupyter would send it to the page again.
     _js2py_traceDeltas = traitlets.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
     _js2py_layoutDelta = traitlets.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
 
-    @traitlets.default("_config")
-    def _from_the_first(self) -> dict[str, Any]:
-        """A page may draw with what it hears first."""
-        return CONFIG | ({"displayModeBar": False} if self.bare else {})
-
     @traitlets.validate("_config")
     def _ours(self, proposal: Any) -> dict[str, Any]:
         """Plotly sets its own while the widget is made."""
-        return proposal["value"] | self._from_the_first()
+        return proposal["value"] | CONFIG | ({"displayModeBar": False} if self.bare else {})
 
     def show_bin(self, name: str) -> None:
         """Leave the lines of one bin as they are and let those of the others fade; "" brings all back."""
@@ -57,9 +62,8 @@ class Figure(Guarded, go.FigureWidget):
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """A page that is opened asks for all of it; plotly itself would tell what the figure was at first."""
-        if key is None and getattr(self, "_layout_obj", None) is not None:
+        if key is None:
             with self.drawing:
-                self._told = True
                 self._trait_values |= deepcopy({"_widget_data": self._data, "_widget_layout": self._layout_obj._props})
         return super().get_state(key, drop_defaults)
 
@@ -69,10 +73,9 @@ class Figure(Guarded, go.FigureWidget):
             return super().to_dict()
 
     def say_again(self) -> None:
-        """Draw all of it on a page that has drawn an empty figure, or what it was told when it was opened again."""
+        """Draw all of it anew on a page that has drawn what it was told first, and heard nothing since."""
         with self.drawing:
-            if self._told:
-                self._send_deleteTraces_msg(list(range(len(self._data))))
+            self._send_deleteTraces_msg(list(range(len(self._data))))
             self._send_addTraces_msg(deepcopy(self._data))
             self._send_relayout_msg(deepcopy(self._layout))
             self._send_relayout_msg({"width": None})  # where plotly is told a height it holds on to its width, too
