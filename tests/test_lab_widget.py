@@ -496,6 +496,25 @@ def test_nothing_is_sent_while_nothing_happens(make, sent):
     assert sent == []
 
 
+def test_words_come_while_the_painter_is_busy(make):
+    lab = make()
+    built(lab)
+    with lab._painting:
+        lab.buttons["Step"].click()
+        until(lambda: 'data-step="1" data-state="paused"' in lab.status.value)
+        lab.buttons["Play"].click()
+        until(lambda: 'data-state="playing"' in lab.status.value)
+
+
+def test_words_that_cannot_be_said_end_no_run():
+    def fail():
+        raise KeyError("a defect")
+
+    engine = Engine(CORPUS, RECIPE, steps=10, tell=fail)
+    assert engine.run_for(3).step == 3
+    engine.close()
+
+
 def test_the_painter_waits_for_the_browser_and_then_shows_the_latest(make, monkeypatch):
     monkeypatch.setattr(lab_module, "BLIND_SECONDS", PATIENCE)
     lab = make()

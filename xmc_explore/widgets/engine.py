@@ -14,7 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,7 @@ class Engine:
     at once; it is obeyed before the next step. What goes wrong becomes a snapshot with state "failed" and a message;
     `reset` starts over. `out` is the folder of the trace; where it is taken, "-2", "-3", ... is appended, so nothing is
     overwritten. `trace` is a recording to look at, without a run; its corpus is loaded when one is asked for.
+    `tell` is called whenever a command has been obeyed or the state is another, between two steps: it has to be swift.
 
     Two runs: `compare` keeps the run as A and starts B from step 0, `branch` keeps it as A and continues B from one of
     its frames. Controls turn B; A takes a step whenever B has gone past it. Both see the same documents in the same
@@ -147,8 +148,9 @@ class Engine:
     """
 
     def __init__(self, corpus: Corpus | None, recipe: Recipe | None = None, *, steps: int | None = None,
-                 out: str | Path | None = None, device: str | torch.device | None = None, trace: Trace | None = None):
-        self.corpus, self._steps, self._out, self._device = corpus, steps, out, device
+                 out: str | Path | None = None, device: str | torch.device | None = None, trace: Trace | None = None,
+                 tell: Callable[[], None] = lambda: None):
+        self.corpus, self._steps, self._out, self._device, self._tell = corpus, steps, out, device, tell
         self._recipe = recipe or (Recipe() if trace is None else trace.recipe)  # the knobs as they stand
         self._planned: dict[str, Any] = {}
         self._run: Run | None = None
@@ -610,8 +612,12 @@ class Engine:
         with self._changed:
             before, self._snapshot = self._snapshot, replace(snapshot, version=self._snapshot.version + 1)
             self._changed.notify_all()
-            if (before.handled, before.state) != (snapshot.handled, snapshot.state):
+            turned = (before.handled, before.state) != (snapshot.handled, snapshot.state)
+            if turned:
                 self._turned.notify_all()
+        if turned:
+            with suppress(Exception):  # no words, and no reason to end the run
+                self._tell()
 
 
 def _end(run: Run, status: str, **fields: Any) -> None:

@@ -91,7 +91,7 @@ class Lab:
             recipe = Recipe().replace(**options)
         recipe, against = _evaluated(recipe, steps), against and _evaluated(against, steps)
         self.corpus, self.preset = corpus, preset
-        self.engine = Engine(corpus, recipe, steps=steps, out=out, trace=trace)
+        self.engine = Engine(corpus, recipe, steps=steps, out=out, trace=trace, tell=self._tell)
         if against is not None:
             self.engine.compare(against)
         source = trace if corpus is None else corpus
@@ -397,8 +397,8 @@ class Lab:
     def _paint_on(self) -> None:
         """Show the latest snapshot, as often as the browser keeps up with and at most `FRAMES_PER_SECOND` times.
 
-        What was asked for by hand overtakes a paint that was not; a command is answered as soon as it is obeyed, and
-        that the run has come to rest is said as soon as it has.
+        What was asked for by hand overtakes a paint that was not. In words a command is answered by the run's own
+        thread (`_tell`): a picture takes longer, and so does what a notebook keeps.
         """
         asked = self._asked.is_set
         wait = partial(self.engine.wait, steps=False)
@@ -423,9 +423,7 @@ class Lab:
                 """Is the browser done with this paint, or is there something that need not wait for it?"""
                 return self.canvas.seen >= self.canvas.tick or asked() and not by_hand or s.state == "stopped"
 
-            if news(wait(lambda s: free(s) or news(s), BLIND_SECONDS)):  # noqa: B023
-                self._tell()  # a line is small: it need not wait for the browser to have drawn the rest
-                wait(free, BLIND_SECONDS)
+            wait(free, BLIND_SECONDS)
             if self._rolling:
                 self._roll()
             spent = time.thread_time() - spent  # of this thread alone: it is the run that the others compute
